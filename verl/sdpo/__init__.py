@@ -1,0 +1,1 @@
+"""SDPO (Self-Distilled Policy Optimization, arXiv 2601.20802) as a plugin of stock verl."""

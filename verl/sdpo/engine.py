@@ -253,7 +253,7 @@ class SelfDistillationEngine(FSDPEngineWithLMHead):
         response_mask: torch.Tensor,
         metrics: dict[str, Metric],
     ) -> torch.Tensor:
-        """Entropy bonus and KL to the fixed reference over all response tokens, as `verl.workers.utils.losses.ppo_loss`."""
+        """Entropy bonus and KL to the fixed reference over all response tokens, as verl's `ppo_loss` adds them."""
         actor = self.actor_config
         normalizers = {
             "loss_mask": response_mask,

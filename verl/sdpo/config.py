@@ -185,21 +185,20 @@ def validate_training_config(config: Mapping) -> None:
         raise ValueError(
             f"loss_mode={LOSS_MODE} without {BLOCK}: start with --config-name sdpo, which brings the block."
         )
-    block = actor["self_distillation"]
     # The tree is checked as it is; the dataclass repeats its own checks whenever verl builds it.
-    values = {key: value for key, value in block.items() if key != "_target_"}
+    values = {key: value for key, value in actor["self_distillation"].items() if key != "_target_"}
     known = [field.name for field in fields(SelfDistillationConfig)]
     for key, value in values.items():
         if key not in known:
             raise ValueError(f"{BLOCK}.{key}={value!r}: there is no such key. Remove it, or use one of {known}.")
-    SelfDistillationConfig(**values)
-    _validate_model(actor, ref, model)
-    _validate_reference(config, block["teacher_regularization"])
-    _validate_lengths(config, block)
+    block = SelfDistillationConfig(**values)
+    _validate_model(actor, ref, model, block.teacher_regularization)
+    _validate_reference(config, block.teacher_regularization)
+    _validate_lengths(config, block.max_reprompt_len)
     _validate_text_only(config["data"])
 
 
-def _validate_model(actor: Mapping, ref: Mapping, model: Mapping) -> None:
+def _validate_model(actor: Mapping, ref: Mapping, model: Mapping, teacher: str) -> None:
     if actor["strategy"] not in ("fsdp", "fsdp2"):
         raise ValueError(
             f"actor_rollout_ref.actor.strategy={actor['strategy']}: SDPO supports fsdp and fsdp2. "
@@ -212,9 +211,8 @@ def _validate_model(actor: Mapping, ref: Mapping, model: Mapping) -> None:
         )
     if model["use_fused_kernels"]:
         raise ValueError(
-            f"actor_rollout_ref.model.use_fused_kernels=True with {BLOCK}.teacher_regularization="
-            f"{actor['self_distillation']['teacher_regularization']}: fused kernels never hand out the logits that "
-            "student and teacher are compared on. Set use_fused_kernels=False."
+            f"actor_rollout_ref.model.use_fused_kernels=True with {BLOCK}.teacher_regularization={teacher}: fused "
+            "kernels never hand out the logits that student and teacher are compared on. Set use_fused_kernels=False."
         )
     if model.get("lora_rank", 0) or model.get("lora_adapter_path") or (model.get("lora") or {}).get("rank", 0):
         raise ValueError(
@@ -258,19 +256,19 @@ def _validate_reference(config: Mapping, teacher: str) -> None:
         )
 
 
-def _validate_lengths(config: Mapping, block: Mapping) -> None:
+def _validate_lengths(config: Mapping, max_reprompt_len: int) -> None:
     actor = config["actor_rollout_ref"]["actor"]
-    longest = block["max_reprompt_len"] + config["data"]["max_response_length"]
+    longest = max_reprompt_len + config["data"]["max_response_length"]
     if actor["use_dynamic_bsz"] and longest > actor["ppo_max_token_len_per_gpu"]:
         raise ValueError(
-            f"{BLOCK}.max_reprompt_len={block['max_reprompt_len']} + data.max_response_length="
+            f"{BLOCK}.max_reprompt_len={max_reprompt_len} + data.max_response_length="
             f"{config['data']['max_response_length']} = {longest} tokens, but "
             f"actor_rollout_ref.actor.ppo_max_token_len_per_gpu={actor['ppo_max_token_len_per_gpu']}: one teacher row "
             f"would not fit into a micro-batch. Raise ppo_max_token_len_per_gpu to {longest}."
         )
-    if block["max_reprompt_len"] < config["data"]["max_prompt_length"]:
+    if max_reprompt_len < config["data"]["max_prompt_length"]:
         raise ValueError(
-            f"{BLOCK}.max_reprompt_len={block['max_reprompt_len']} is shorter than data.max_prompt_length="
+            f"{BLOCK}.max_reprompt_len={max_reprompt_len} is shorter than data.max_prompt_length="
             f"{config['data']['max_prompt_length']}: the question alone may not fit. Raise max_reprompt_len."
         )
 

@@ -45,6 +45,8 @@ class Rollout:
     """What the environment said about this attempt."""
     graded: bool = True
     """False: the grader failed, or the row is padding. It is neither distilled nor shown to anyone."""
+    attempt: int = 0
+    """Number of this attempt within its group; the "first" success is the one with the lowest."""
 
 
 @dataclass(frozen=True)
@@ -99,11 +101,11 @@ def choose_demonstrations(
 ) -> list[str | None]:
     """For each rollout, a successful attempt at the same question, or None.
 
-    The first success in batch order (all members of a group then share it, and its owner gets the next one), or a
-    random one. A success that is empty once its thinking is removed shows nothing and is passed over.
+    The group's first success (all members then share it, and its owner gets the next one), or a random one. A success
+    that is empty once its thinking is removed shows nothing and is passed over.
     """
     successes: dict[str, list[tuple[int, str]]] = {}
-    for index, rollout in enumerate(rollouts):
+    for index, rollout in sorted(enumerate(rollouts), key=lambda item: item[1].attempt):
         if rollout.graded and rollout.score >= settings.success_reward_threshold:
             strip = settings.remove_thinking_from_demonstration
             text = remove_thinking(rollout.response) if strip else rollout.response

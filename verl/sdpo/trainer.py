@@ -132,7 +132,8 @@ class SelfDistillationTrainer(PPOTrainerSync):
         """The batch as plain Python. Rows that verl appended to fill the batch count as not graded."""
         responses = self.tokenizer.batch_decode(data["responses"].unbind(), skip_special_tokens=True)
         rollouts = []
-        for tag, uid, messages, response, score, extra in zip(
+        for key, tag, uid, messages, response, score, extra in zip(
+            batch.keys,
             batch.tags,
             plain(data["uid"]),
             plain(data["raw_prompt"]),
@@ -143,7 +144,9 @@ class SelfDistillationTrainer(PPOTrainerSync):
         ):
             info = extra.get("reward_extra_info", {})
             graded = not tag.get("is_padding", False) and not info.get("grader_error", False)
-            rollouts.append(Rollout(uid, messages, response, score, info.get("feedback"), graded))
+            # Keys are {uid}_{session}_{index of the loop's output} (verl/trainer/ppo/v1/agent_loop_tq.py).
+            attempt = int(key.rsplit("_", 2)[1])
+            rollouts.append(Rollout(uid, messages, response, score, info.get("feedback"), graded, attempt))
         return rollouts
 
     def _fit(self, prompt: TeacherPrompt, rollout: Rollout) -> tuple[TeacherPrompt, list[int]]:

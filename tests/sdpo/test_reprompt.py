@@ -356,6 +356,22 @@ def test_error_truncation_names_the_sample_and_the_remedy():
         fit(prompt, owner, settings)
 
 
+def test_a_tokenizer_whose_texts_grow_again_does_not_hang():
+    """Each cut of one token comes back as one token: only cutting further ends."""
+    owner = rollout()
+    prompt = build([owner, rollout(1.0, response="abc")])[0]
+    fitted, token_ids = fit_teacher_prompt(
+        prompt,
+        owner,
+        replace(SETTINGS, max_reprompt_len=FRAME_LENGTH + 2),
+        tokenize_chat=tokenize_characters,
+        encode=encode,
+        decode=lambda tokens: decode(tokens) + "." * bool(tokens),
+    )
+    assert fitted.demonstration == "a."
+    assert len(token_ids) == FRAME_LENGTH + 2
+
+
 @examples(max_examples=100, deadline=None)
 @given(
     demonstration=st.text(st.characters(codec="utf-8"), max_size=60),

@@ -200,7 +200,6 @@ def compute_self_distillation_loss(
     mask = response_mask
     if self_distillation_mask is not None:
         mask = mask * self_distillation_mask.unsqueeze(-1)
-    teacher_log_probs = teacher_log_probs.detach()
     tail_mass = None
     if config.full_logit_distillation:
         student, teacher = _compared_distributions(

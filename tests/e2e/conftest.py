@@ -1,5 +1,6 @@
 """Starts whole training runs: stock `verl.trainer.main_ppo`, real Ray, real vLLM, on the CPU."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -72,7 +73,5 @@ def train(tiny_model, tiny_data):
 
 
 def kill_group(group: int) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(group, signal.SIGKILL)
-    except ProcessLookupError:
-        pass

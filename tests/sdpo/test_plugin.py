@@ -1,4 +1,4 @@
-"""The plugin in fresh processes: verl hides its failures, so that only a look at the registries proves that it loaded."""
+"""The plugin in fresh processes: verl hides its failures, so only a look at the registries proves that it loaded."""
 
 import os
 import subprocess

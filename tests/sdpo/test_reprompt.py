@@ -220,6 +220,13 @@ def test_first_success_of_the_group(scores, shown):
     assert demonstrations(scores) == shown
 
 
+def test_first_means_the_lowest_attempt_not_the_first_row():
+    """Rows arrive in the order in which responses finished and are sorted by length; that must not choose."""
+    rows = [replace(rollout(1.0, response=f"attempt {n}"), attempt=n) for n in (2, 0, 1)]
+    shown = [prompt.demonstration for prompt in build(rows)]
+    assert shown == ["attempt 0", "attempt 1", "attempt 0"]
+
+
 def test_own_success_may_be_shown_on_demand():
     assert demonstrations([1, 0, 1], replace(SETTINGS, dont_reprompt_on_self_success=False)) == [0, 0, 0]
 

@@ -129,8 +129,14 @@ def aggregate(
         loss_scale_factor: tokens that `seq-mean-token-sum-norm` divides by; None: T.
 
     Raises:
-        ValueError: on an unknown mode.
+        ValueError: on an unknown mode, or when a rank among several leaves the global count to be guessed.
     """
+    count = batch_num_tokens if loss_agg_mode == "token-mean" else global_batch_size
+    if dp_size > 1 and count is None and loss_agg_mode != "token-sum":
+        raise ValueError(
+            f"loss_agg_mode={loss_agg_mode!r} with dp_size={dp_size}: pass the counts of the global mini-batch, "
+            "batch_num_tokens or global_batch_size."
+        )
     mask = mask.to(per_token.dtype)
     token_sums = (per_token * mask).sum(-1)
     token_counts = mask.sum(-1)

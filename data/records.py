@@ -1,0 +1,159 @@
+"""Reading and writing files of records (JSON objects) one at a time, so that memory does not grow with the file."""
+
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import IO
+
+CHUNK = 1 << 20
+_SPACE = re.compile(r"[ \t\r\n]*")
+
+
+class DataError(ValueError):
+    """Something the user can fix: a bad file, a bad argument, no access. Its message is one readable sentence."""
+
+
+def run(main: Callable[[list[str] | None], None]) -> None:
+    """Run a script's `main`; a `DataError` ends it with its sentence and exit status 1 instead of a stack trace."""
+    try:
+        main(None)
+    except DataError as error:
+        sys.exit(f"error: {error}")
+
+
+def read_records(path: str | os.PathLike) -> Iterator[tuple[int, dict]]:
+    """Yield `(line, record)` for each record of a JSON array or of a JSON-lines file.
+
+    Args:
+        path: UTF-8 file. The first character that is not blank decides: `[` is an array, anything else is JSON lines.
+
+    Yields:
+        The 1-based line on which the record starts, and the record.
+
+    Raises:
+        DataError: the file is missing, or holds something that is not JSON or not an object; names file and line.
+    """
+    if not os.path.isfile(path):
+        raise DataError(f"{path} does not exist.")
+    with open(path, encoding="utf-8-sig") as file:
+        head = file.read(CHUNK)
+        file.seek(0)
+        values = _array_values(file, path) if head.lstrip().startswith("[") else _line_values(file, path)
+        for line, value in values:
+            if not isinstance(value, dict):
+                raise DataError(f"{path}:{line}: expected a JSON object, got {type(value).__name__}.")
+            yield line, value
+
+
+def _line_values(file: IO[str], path: str | os.PathLike) -> Iterator[tuple[int, object]]:
+    for line, text in enumerate(file, start=1):
+        if text.strip():
+            try:
+                yield line, json.loads(text)
+            except json.JSONDecodeError as error:
+                raise DataError(f"{path}:{line}: not JSON: {error.msg} (column {error.colno}).") from error
+
+
+def _array_values(file: IO[str], path: str | os.PathLike) -> Iterator[tuple[int, object]]:
+    scanner, expected = _Scanner(file, path), "["
+    while (character := scanner.next_character()) != "]" or expected == "[":
+        if character != expected:
+            got = f"'{character}'" if character else "the end of the file"
+            raise DataError(f"{path}:{scanner.line}: not JSON: expected '{expected}' or ']', got {got}.")
+        scanner.at += 1
+        if expected == "[" and scanner.next_character() == "]":
+            return
+        expected = ","
+        scanner.next_character()
+        start = scanner.line
+        yield start, scanner.next_value()
+
+
+class _Scanner:
+    """Takes JSON values off a file of any size. `text[at:]` is read but not used yet, `line` is where `at` is."""
+
+    def __init__(self, file: IO[str], path: str | os.PathLike):
+        self.file, self.path = file, path
+        self.text, self.at, self.line = "", 0, 1
+
+    def next_character(self) -> str:
+        """Skip blanks and return the character at `at` without using it up; "" at the end of the file."""
+        while True:
+            self._advance(_SPACE.match(self.text, self.at).end())
+            if self.at < len(self.text) or not self._refill():
+                return self.text[self.at : self.at + 1]
+
+    def next_value(self) -> object:
+        """The value that starts at `at`."""
+        previous = None
+        while True:
+            try:
+                value, end = json.JSONDecoder().raw_decode(self.text, self.at)
+            except json.JSONDecodeError as error:
+                # The value may only be cut off by the end of `text`. It is malformed if more text does not move the
+                # error (an unterminated string keeps its position until its end arrives).
+                problem = (error.msg, error.pos - self.at)
+                stuck = problem == previous and not error.msg.startswith("Unterminated string")
+                if stuck or not self._refill():
+                    line = self.line + self.text.count("\n", self.at, self.at + problem[1])
+                    raise DataError(f"{self.path}:{line}: not JSON: {error.msg}.") from error
+                previous = problem
+            else:
+                self._advance(end)
+                return value
+
+    def _advance(self, end: int) -> None:
+        self.line += self.text.count("\n", self.at, end)
+        self.at = end
+
+    def _refill(self) -> bool:
+        # As much again as is pending: a value of n characters is then scanned O(log n) times, not O(n).
+        more = self.file.read(max(CHUNK, len(self.text) - self.at))
+        self.text, self.at = self.text[self.at :] + more, 0
+        return bool(more)
+
+
+@contextmanager
+def replacing(*paths: str | os.PathLike) -> Iterator[list[str]]:
+    """Yield a temporary name beside each of `paths`; move them all into place if the block ends well, else delete them.
+
+    Parent folders are created. A reader therefore never sees a half-written file.
+    """
+    temporary = [f"{os.fspath(path)}.partial" for path in paths]
+    with ExitStack() as cleanup:
+        for path in temporary:
+            os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+            cleanup.callback(lambda path=path: os.path.exists(path) and os.remove(path))
+        yield temporary
+        for partial, path in zip(temporary, paths, strict=True):
+            os.replace(partial, path)
+
+
+def write_array(path: str, records: Iterable[dict]) -> int:
+    """Write `records` as a JSON array with one record per line; returns how many there were."""
+    count = 0
+    with open(path, "w", encoding="utf-8") as file:
+        file.write("[")
+        for record in records:
+            file.write((",\n  " if count else "\n  ") + to_json(record))
+            count += 1
+        file.write("\n]\n")
+    return count
+
+
+def write_lines(path: str, records: Iterable[dict]) -> int:
+    """Write `records` as JSON lines; returns how many there were."""
+    count = 0
+    with open(path, "w", encoding="utf-8") as file:
+        for record in records:
+            file.write(to_json(record) + "\n")
+            count += 1
+    return count
+
+
+def to_json(value: object) -> str:
+    """Compact JSON on one line, with non-ASCII characters kept readable."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

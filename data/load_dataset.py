@@ -55,13 +55,16 @@ def _load(entry: Entry, revision: str | None, source: str | None) -> Iterable[di
     import datasets
     import httpx
 
+    # The cache knows a local folder by its name and configuration only: another copy would give the first one's rows.
+    mode = datasets.DownloadMode.FORCE_REDOWNLOAD if source else None
     try:
         if entry.file is not None:
             root = source or f"hf://datasets/{entry.repo}" + (f"@{revision}" if revision else "")
-            return datasets.load_dataset("json", data_files={entry.split: f"{root}/{entry.file}"}, split=entry.split)
-        return datasets.load_dataset(
-            source or entry.repo, entry.subset, split=entry.split, revision=None if source else revision
-        )
+            files = {entry.split: f"{root}/{entry.file}"}
+            return datasets.load_dataset("json", data_files=files, split=entry.split, download_mode=mode)
+        if source is not None:
+            return datasets.load_dataset(source, entry.subset, split=entry.split, download_mode=mode)
+        return datasets.load_dataset(entry.repo, entry.subset, split=entry.split, revision=revision)
     except (OSError, httpx.HTTPError, datasets.exceptions.DatasetsError) as error:
         where = (
             f"the local copy {source}" if source else f"the hub's dataset {entry.repo} at {revision or 'its newest'}"

@@ -8,7 +8,10 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import IO
 
+# Characters read at a time.
 CHUNK = 1 << 20
+# A surrogate pair of escapes, \uD83D\uDE00; true, false, null and -Infinity are shorter.
+LONGEST_TOKEN = 12
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
@@ -93,10 +96,11 @@ class _Scanner:
             try:
                 value, end = json.JSONDecoder().raw_decode(self.text, self.at)
             except json.JSONDecodeError as error:
-                # The value may only be cut off by the end of `text`. It is malformed if more text does not move the
-                # error (an unterminated string keeps its position until its end arrives).
+                # The value may only be cut off by the end of `text`. It is malformed if more text, at least a token's
+                # length of it, does not move the error (an unterminated string stays until its end arrives).
                 problem = (error.msg, error.pos - self.at)
-                stuck = problem == previous and not error.msg.startswith("Unterminated string")
+                followed = len(self.text) - error.pos > LONGEST_TOKEN
+                stuck = followed and problem == previous and not error.msg.startswith("Unterminated string")
                 if stuck or not self._refill():
                     line = self.line + self.text.count("\n", self.at, self.at + problem[1])
                     raise DataError(f"{self.path}:{line}: not JSON: {error.msg}.") from error

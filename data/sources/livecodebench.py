@@ -56,7 +56,7 @@ def decode_tests(text: str) -> list[dict]:
 
 
 def safe_unpickle(data: bytes) -> object:
-    """Unpickle strings, lists, dicts and numbers; `pickle.UnpicklingError` for anything else, before it takes effect."""
+    """Unpickle strings, lists, dicts and numbers; raises `pickle.UnpicklingError` before anything else takes effect."""
     try:
         for count, (opcode, argument, position) in enumerate(pickletools.genops(data)):
             if opcode.name not in SAFE_OPCODES:

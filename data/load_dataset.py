@@ -19,6 +19,7 @@ if not __package__:
 import argparse
 import importlib
 import itertools
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
@@ -47,36 +48,43 @@ def open_rows(entry: Entry, *, revision: str | None = None, source: str | None =
         return (row for _, row in read_records(source))
     if source is not None and not os.path.isdir(source):
         raise DataError(f"--source {source} is not a folder; expected a copy of the hub's repository {entry.repo}.")
-    return _load(entry, revision or entry.revision, source)
+    return _copied_rows(entry, source) if source else _rows(entry, revision=revision or entry.revision)
 
 
-def _load(entry: Entry, revision: str | None, source: str | None) -> Iterable[dict]:
+def _copied_rows(entry: Entry, source: str) -> Iterator[dict]:
+    # The usual cache knows a local folder by its name and configuration only: another copy would give the first's rows.
+    with tempfile.TemporaryDirectory() as cache:
+        yield from _rows(entry, source=source, cache=cache)
+
+
+def _rows(
+    entry: Entry, *, revision: str | None = None, source: str | None = None, cache: str | None = None
+) -> Iterable[dict]:
     # Imported here because they take seconds, which `--list` and tooluse do not need.
     import datasets
     import httpx
 
-    # The cache knows a local folder by its name and configuration only: another copy would give the first one's rows.
-    mode = datasets.DownloadMode.FORCE_REDOWNLOAD if source else None
     try:
         if entry.file is not None:
             root = source or f"hf://datasets/{entry.repo}" + (f"@{revision}" if revision else "")
             files = {entry.split: f"{root}/{entry.file}"}
-            return datasets.load_dataset("json", data_files=files, split=entry.split, download_mode=mode)
-        if source is not None:
-            return datasets.load_dataset(source, entry.subset, split=entry.split, download_mode=mode)
-        return datasets.load_dataset(entry.repo, entry.subset, split=entry.split, revision=revision)
-    except (OSError, httpx.HTTPError, datasets.exceptions.DatasetsError) as error:
-        where = (
-            f"the local copy {source}" if source else f"the hub's dataset {entry.repo} at {revision or 'its newest'}"
+            return datasets.load_dataset("json", data_files=files, split=entry.split, cache_dir=cache)
+        return datasets.load_dataset(
+            source or entry.repo, entry.subset, split=entry.split, revision=revision, cache_dir=cache
         )
-        raise DataError(f"cannot read {where}: {_advice(entry, error)}") from error
+    except (OSError, httpx.HTTPError, datasets.exceptions.DatasetsError) as error:
+        raise DataError(_sentence(entry, revision, source, error)) from error
 
 
-def _advice(entry: Entry, error: Exception) -> str:
+def _sentence(entry: Entry, revision: str | None, source: str | None, error: Exception) -> str:
     text = " ".join(str(error).split())
+    if source is not None:
+        return f"cannot read the local copy {source} of {entry.repo}: {text}"
+    failed = f"cannot load the hub's dataset {entry.repo} (revision {revision or 'newest'}): "
     if "gated" in text:
-        return f"it is gated. Ask for access at https://huggingface.co/datasets/{entry.repo}, then run `hf auth login`."
-    return f"{text} Check the network, or download the repository elsewhere and give the folder with --source."
+        page = f"https://huggingface.co/datasets/{entry.repo}"
+        return f"{failed}it is gated. Ask for access at {page}, then run `hf auth login`."
+    return f"{failed}{text} Check the network, or download it elsewhere and give the folder with --source."
 
 
 def records_of(
@@ -115,7 +123,7 @@ def records_of(
 def _unified(record: dict, entry: Entry, idx: int) -> dict:
     known = {"idx": idx, "kind": entry.kind, "dataset": entry.dataset} | record
     description = record["description"]
-    if entry.repo is not None:
+    if entry.repo is not None:  # records that are shipped ready-made have no such ending
         description += f" The solution will be evaluated in a {known['kind']} environment."
     return {
         "idx": known["idx"],

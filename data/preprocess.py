@@ -56,8 +56,10 @@ def to_row(record: dict, split: str) -> dict:
         ValueError: a field is missing or unusable; says which.
     """
     for name in ("dataset", "kind", "prompt"):
-        if not isinstance(record.get(name), str) or not record[name].strip():
-            raise ValueError(f"field '{name}' must be text that is not empty, got {record.get(name)!r}")
+        _text(record, name)
+    for name in ("system", "description", "public_tests"):
+        if not isinstance(record.get(name), str | None):
+            raise ValueError(f"field '{name}' must be text or null, got {record[name]!r}")
     if "idx" not in record:
         raise ValueError("field 'idx' is missing")
     system, prompt = record.get("system"), record["prompt"]
@@ -78,24 +80,32 @@ def to_row(record: dict, split: str) -> dict:
     }
 
 
-def _ground_truth(record: dict) -> str:
-    name = "tests" if record["kind"] == "code" else "answer"
+def _text(record: dict, name: str) -> str:
     value = record.get(name)
     if not isinstance(value, str) or value.strip() in ("", "-"):
         raise ValueError(f"field '{name}' must be text that is not empty, got {value!r}")
-    if name == "tests":
-        tests = json.loads(value)
-        if (
-            not isinstance(tests, dict)
-            or not tests.get("inputs")
-            or len(tests["inputs"]) != len(tests.get("outputs", []))
-        ):
-            raise ValueError("field 'tests' must be a JSON object with as many 'outputs' as 'inputs', at least one")
     return value
 
 
+def _ground_truth(record: dict) -> str:
+    if record["kind"] != "code":
+        return _text(record, "answer")
+    text = _text(record, "tests")
+    try:
+        tests = json.loads(text)
+        usable = len(tests["inputs"]) == len(tests["outputs"]) > 0
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"field 'tests' is not a JSON object with inputs and outputs: {error!r}") from error
+    if not usable:
+        raise ValueError("field 'tests' must have as many outputs as inputs, at least one")
+    return text
+
+
 def _elo(value: int | float | str | None) -> int | None:
-    return None if value in (None, "-", "") else int(float(value))
+    try:
+        return None if value in (None, "-", "") else int(float(value))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"field 'elo' must be a number, got {value!r}") from error
 
 
 @dataclass
@@ -158,7 +168,9 @@ def preprocess(folder: str | os.PathLike, *, drop_leaks: bool = False) -> dict[s
     folder, leaks, counts = Path(folder), Leaks(), {}
 
     def checked(split: str) -> Iterator[dict]:
-        for row in tqdm(read_rows(folder / f"{split}.json", split), desc=f"{folder.name}/{split}", unit=" rows"):
+        for row in tqdm(
+            read_rows(folder / f"{split}.json", split), desc=f"{folder.name}/{split}", unit=" rows", leave=False
+        ):
             if split == "test":
                 leaks.remember(row)
             elif leaks.is_leak(row) and drop_leaks:

@@ -48,9 +48,9 @@ def test_rows_left_out_are_reported(tmp_path, hub, capsys):
         (["--dataset_name", "Biology", "--source", "gone"], "--source gone is not a folder"),
         (["--dataset_name", "openai/gsm8k", "--source", "EMPTY"], "cannot read the local copy"),
         (["--dataset_name", "openai/gsm8k", "--source", "GSM8K", "--start_idx", "9"], "nothing was written"),
-        (["--dataset_name", "openai/gsm8k"], "cannot read the hub's dataset openai/gsm8k at cc7b047b"),
-        (["--dataset_name", "Qwen/CodeElo"], "cannot read the hub's dataset Qwen/CodeElo at its newest"),
-        (["--dataset_name", "livecodebench/code_generation_lite-v6"], "or download the repository elsewhere"),
+        (["--dataset_name", "openai/gsm8k"], "cannot load the hub's dataset openai/gsm8k (revision cc7b047b"),
+        (["--dataset_name", "Qwen/CodeElo"], "cannot load the hub's dataset Qwen/CodeElo (revision newest)"),
+        (["--dataset_name", "livecodebench/code_generation_lite-v6"], "or download it elsewhere"),
     ],
 )
 def test_what_the_user_can_fix_is_one_sentence_and_no_file(tmp_path, hub, options, message):

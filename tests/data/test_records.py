@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data import records
@@ -19,6 +19,7 @@ def read(path) -> list[dict]:
     return [record for _, record in read_records(path)]
 
 
+@settings(deadline=None)
 @given(
     wanted=lists_of_records,
     indent=st.sampled_from([None, 0, 2, 30]),
@@ -36,6 +37,7 @@ def test_an_array_reads_the_same_whatever_the_layout_and_the_chunk(tmp_path_fact
         records.CHUNK = original
 
 
+@settings(deadline=None)
 @given(wanted=lists_of_records)
 def test_what_is_written_is_read_back(tmp_path_factory, wanted):
     folder = tmp_path_factory.mktemp("written")

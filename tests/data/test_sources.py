@@ -4,7 +4,7 @@ import pickle
 import zlib
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.load_dataset import main, open_rows, records_of
@@ -100,6 +100,7 @@ plain = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(value=plain, protocol=st.integers(0, pickle.HIGHEST_PROTOCOL))
 def test_plain_pickles_are_read_in_every_protocol(value, protocol):
     assert livecodebench.safe_unpickle(pickle.dumps(value, protocol)) == value
@@ -136,6 +137,7 @@ def test_a_pickle_cannot_claim_a_huge_memo():
         livecodebench.safe_unpickle(b"\x80\x02]r\xff\xff\xff\x7f.")
 
 
+@settings(deadline=None)
 @given(data=st.binary(max_size=60))
 def test_arbitrary_bytes_give_plain_data_or_an_unpickling_error(data):
     try:

@@ -13,7 +13,7 @@ if not __package__:
 import argparse
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +54,9 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     render, length, unit = _text_tools(args.tokenizer)
 
-    sources, answers, lengths, first = Counter(), Counter(), [], None
+    sources: Counter[str] = Counter()
+    answers: Counter[str] = Counter()
+    lengths, first = [], None
     for row in tqdm(rows_of(args.path), unit=" rows"):
         sources[f"{row['data_source']} (ability {row['ability']})"] += 1
         answers[answer_of(row)] += 1
@@ -74,7 +76,7 @@ def main(argv: list[str] | None = None) -> None:
     print(f"\nfirst prompt, index {first['extra_info']['index']}:\n{render(first['prompt'])}")
 
 
-def _text_tools(tokenizer_name: str | None):
+def _text_tools(tokenizer_name: str | None) -> tuple[Callable, Callable, str]:
     """Functions that render a chat and measure it, and the unit of the length."""
     if tokenizer_name is None:
         return (
@@ -84,11 +86,16 @@ def _text_tools(tokenizer_name: str | None):
         )
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_name)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(tokenizer_name)
+    except OSError as error:
+        raise DataError(f"cannot load the tokenizer: {' '.join(str(error).split())}") from error
 
     def render(chat: list[dict]) -> str:
         # Without thinking, as the training configs do; templates that have no such switch ignore it.
-        return tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False, enable_thinking=False)
+        return str(
+            tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False, enable_thinking=False)
+        )
 
     return render, lambda chat: len(tokenizer(render(chat), add_special_tokens=False)["input_ids"]), "tokens"
 

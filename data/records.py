@@ -6,13 +6,14 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import IO
 
 # Characters read at a time.
 CHUNK = 1 << 20
 # A surrogate pair of escapes, \uD83D\uDE00; true, false, null and -Infinity are shorter.
 LONGEST_TOKEN = 12
-_SPACE = re.compile(r"[ \t\r\n]*")
+_NOT_BLANK = re.compile(r"[^ \t\r\n]")
 
 
 class DataError(ValueError):
@@ -41,14 +42,16 @@ def read_records(path: str | os.PathLike) -> Iterator[tuple[int, dict]]:
     """
     if not os.path.isfile(path):
         raise DataError(f"{path} does not exist.")
-    with open(path, encoding="utf-8-sig") as file:
-        head = file.read(CHUNK)
-        file.seek(0)
-        values = _array_values(file, path) if head.lstrip().startswith("[") else _line_values(file, path)
-        for line, value in values:
-            if not isinstance(value, dict):
-                raise DataError(f"{path}:{line}: expected a JSON object, got {type(value).__name__}.")
-            yield line, value
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            array = file.read(CHUNK).lstrip().startswith("[")
+            file.seek(0)
+            for line, value in (_array_values if array else _line_values)(file, path):
+                if not isinstance(value, dict):
+                    raise DataError(f"{path}:{line}: expected a JSON object, got {type(value).__name__}.")
+                yield line, value
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text: {error}.") from error
 
 
 def _line_values(file: IO[str], path: str | os.PathLike) -> Iterator[tuple[int, object]]:
@@ -85,7 +88,8 @@ class _Scanner:
     def next_character(self) -> str:
         """Skip blanks and return the character at `at` without using it up; "" at the end of the file."""
         while True:
-            self._advance(_SPACE.match(self.text, self.at).end())
+            found = _NOT_BLANK.search(self.text, self.at)
+            self._advance(found.start() if found else len(self.text))
             if self.at < len(self.text) or not self._refill():
                 return self.text[self.at : self.at + 1]
 
@@ -128,12 +132,12 @@ def replacing(*paths: str | os.PathLike) -> Iterator[list[str]]:
     """
     temporary = [f"{os.fspath(path)}.partial" for path in paths]
     with ExitStack() as cleanup:
-        for path in temporary:
-            os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-            cleanup.callback(lambda path=path: os.path.exists(path) and os.remove(path))
+        for partial in map(Path, temporary):
+            partial.parent.mkdir(parents=True, exist_ok=True)
+            cleanup.callback(partial.unlink, missing_ok=True)
         yield temporary
-        for partial, path in zip(temporary, paths, strict=True):
-            os.replace(partial, path)
+        for name, path in zip(temporary, paths, strict=True):
+            os.replace(name, path)
 
 
 def write_array(path: str, records: Iterable[dict]) -> int:

@@ -21,4 +21,4 @@ def to_record(row: dict, entry: Entry) -> dict:
 
 def _docstring(program: str, name: str) -> str:
     functions = [node for node in ast.parse(program).body if isinstance(node, ast.FunctionDef) and node.name == name]
-    return ast.get_docstring(functions[-1])
+    return ast.get_docstring(functions[-1]) or ""

@@ -8,6 +8,7 @@ import pickle
 import pickletools
 import re
 import zlib
+from typing import Any
 
 from data.records import DataError
 from data.sources.catalog import Entry
@@ -55,14 +56,14 @@ def decode_tests(text: str) -> list[dict]:
         raise DataError(f"test cases that cannot be decoded safely: {error}") from error
 
 
-def safe_unpickle(data: bytes) -> object:
+def safe_unpickle(data: bytes) -> Any:
     """Unpickle strings, lists, dicts and numbers; raises `pickle.UnpicklingError` before anything else takes effect."""
     try:
         for count, (opcode, argument, position) in enumerate(pickletools.genops(data)):
             if opcode.name not in SAFE_OPCODES:
                 raise pickle.UnpicklingError(f"opcode {opcode.name} at byte {position} is not plain data")
             # The memo is an array as long as its largest index; an honest one has an entry per object.
-            if opcode.name in ("PUT", "LONG_BINPUT") and argument > count:
+            if opcode.name in ("PUT", "LONG_BINPUT") and (argument or 0) > count:
                 raise pickle.UnpicklingError(f"memo index {argument} at byte {position}")
         return _PlainUnpickler(io.BytesIO(data)).load()
     except pickle.UnpicklingError:

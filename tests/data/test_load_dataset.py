@@ -4,11 +4,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from data import load_dataset
 from data.load_dataset import main
 from data.records import DataError
 
 from .conftest import script
-from .hub import livecodebench_row
+from .hub import GSM8K, livecodebench_row
 
 
 def load(name: str, path, *options: str) -> list[dict]:
@@ -36,6 +37,14 @@ def test_the_file_is_an_array_with_a_record_per_line(tmp_path, gsm8k):
 def test_rows_left_out_are_reported(tmp_path, hub, capsys):
     load("lasgroup/verifiable-corpus", tmp_path / "x.json", "--source", str(hub / "lasgroup/verifiable-corpus"))
     assert "left out 1 rows of kind verifier" in capsys.readouterr().out
+
+
+def test_another_number_of_records_than_the_table_says_is_a_warning(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(load_dataset, "open_rows", lambda entry, **_: GSM8K)
+    load("openai/gsm8k", tmp_path / "x.json")
+    assert "warning: 1319 records were expected" in capsys.readouterr().out
+    load("openai/gsm8k", tmp_path / "x.json", "--num_el", "2")
+    assert "warning" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from data.inspect import main as inspect
 from data.load_dataset import main as load_dataset
 from data.preprocess import main as preprocess
-from data.records import write_array, write_lines
+from data.records import DataError, write_array, write_lines
 from data.sources import catalog
 from data.split_tasks import main as split_tasks
 
@@ -134,6 +134,8 @@ def test_inspect_says_what_is_wrong(tmp_path):
     done = script("inspect.py", "gone.parquet", cwd=tmp_path)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1] == "error: gone.parquet does not exist."
+    with pytest.raises(DataError, match="cannot load the tokenizer: .*no/tokenizer"):
+        inspect([str(tmp_path / "gone.parquet"), "--tokenizer", "no/tokenizer"])
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -143,8 +145,8 @@ def test_every_script_starts_from_any_folder_whatever_lies_there(tmp_path, name)
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "__init__.py").write_text("raise ImportError('the wrong data')")
     relative = re.sub("^/", "../" * len(tmp_path.parts[1:]), str(REPOSITORY / "data" / name))
-    for command, safe_path in ((REPOSITORY / "data" / name, ""), (relative, ""), (relative, "1")):
-        done = start(sys.executable, command, "--help", cwd=tmp_path, PYTHONSAFEPATH=safe_path)
+    for safe_path in ("", "1"):
+        done = start(sys.executable, relative, "--help", cwd=tmp_path, PYTHONSAFEPATH=safe_path)
         assert done.returncode == 0 and "usage: " in done.stdout, done.stderr
 
 

@@ -166,8 +166,8 @@ def peak_mebibytes(folder) -> float:
 def test_memory_does_not_grow_with_the_file(tmp_path, write):
     task = code_record(0, 1)
     task["tests"] = json.dumps(json.loads(task["tests"]) | {"inputs": ["7 " * 100_000], "outputs": ["7"]})
-    # Files of 4 and 128 MB; with the whole file in memory the second would need 128 MB more.
-    small = fill(tmp_path / "small", [task] * 20, [record()], write)
-    large = fill(tmp_path / "large", (task for _ in range(640)), [record()], write)
-    assert (large / "train.json").stat().st_size > 128e6
-    assert peak_mebibytes(large) - peak_mebibytes(small) < 40
+    # Files of 8 and 80 MB; with the whole file in memory the second would need 72 MB more.
+    small = fill(tmp_path / "small", [task] * 40, [record()], write)
+    large = fill(tmp_path / "large", (task for _ in range(400)), [record()], write)
+    assert (large / "train.json").stat().st_size > 80e6
+    assert peak_mebibytes(large) - peak_mebibytes(small) < 30

@@ -88,6 +88,12 @@ def test_a_missing_file_is_one_sentence(tmp_path):
         read(tmp_path / "nothing.json")
 
 
+def test_a_file_that_is_not_text_is_one_sentence(tmp_path):
+    (tmp_path / "x.json").write_bytes(b"PAR1\xff\xfe")
+    with pytest.raises(DataError, match=r"x\.json: not UTF-8 text"):
+        read(tmp_path / "x.json")
+
+
 def test_a_failing_writer_leaves_the_old_file_and_nothing_else(tmp_path):
     kept, new = tmp_path / "kept.json", tmp_path / "sub" / "new.json"
     kept.write_text("old")

@@ -38,7 +38,7 @@ def read_records(path: str | os.PathLike) -> Iterator[tuple[int, dict]]:
         The 1-based line on which the record starts, and the record.
 
     Raises:
-        DataError: the file is missing, or holds something that is not JSON or not an object; names file and line.
+        DataError: the file is missing or not text, or holds what is not JSON or not an object; names file and line.
     """
     if not os.path.isfile(path):
         raise DataError(f"{path} does not exist.")
@@ -64,18 +64,18 @@ def _line_values(file: IO[str], path: str | os.PathLike) -> Iterator[tuple[int, 
 
 
 def _array_values(file: IO[str], path: str | os.PathLike) -> Iterator[tuple[int, object]]:
-    scanner, expected = _Scanner(file, path), "["
-    while (character := scanner.next_character()) != "]" or expected == "[":
-        if character != expected:
-            got = f"'{character}'" if character else "the end of the file"
-            raise DataError(f"{path}:{scanner.line}: not JSON: expected '{expected}' or ']', got {got}.")
-        scanner.at += 1
-        if expected == "[" and scanner.next_character() == "]":
-            return
-        expected = ","
-        scanner.next_character()
-        start = scanner.line
-        yield start, scanner.next_value()
+    scanner = _Scanner(file, path)
+    scanner.take("[")
+    if scanner.next_character() != "]":
+        while True:
+            scanner.next_character()
+            line = scanner.line
+            yield line, scanner.next_value()
+            if scanner.next_character() == "]":
+                break
+            scanner.take(",")
+    scanner.take("]")
+    scanner.take("")
 
 
 class _Scanner:
@@ -92,6 +92,13 @@ class _Scanner:
             self._advance(found.start() if found else len(self.text))
             if self.at < len(self.text) or not self._refill():
                 return self.text[self.at : self.at + 1]
+
+    def take(self, character: str) -> None:
+        """Use up `character` after blanks ("" is the end of the file)."""
+        if (got := self.next_character()) != character:
+            names = [f"'{each}'" if each else "the end of the file" for each in (character, got)]
+            raise DataError("{}:{}: not JSON: expected {}, got {}.".format(self.path, self.line, *names))
+        self.at += len(character)
 
     def next_value(self) -> object:
         """The value that starts at `at`."""

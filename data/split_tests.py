@@ -50,11 +50,9 @@ def pairs(json_path: str) -> Iterator[tuple[dict, dict]]:
     random = np.random.RandomState(SEED)
     for line, record in read_records(json_path):
         try:
-            train = {**record, "tests": halved(record["tests"], random)}
+            train = {**record, "idx": record["idx"], "tests": halved(record["tests"], random)}
         except (ValueError, KeyError, TypeError, IndexError) as error:
-            raise DataError(
-                f"{json_path}:{line}: no usable tests ({error!r}); only code tasks can be split."
-            ) from error
+            raise DataError(f"{json_path}:{line}: not a code task with an idx and tests: {error!r}.") from error
         yield train, record
 
 

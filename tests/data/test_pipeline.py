@@ -134,7 +134,7 @@ def test_inspect_says_what_is_wrong(tmp_path):
     done = script("inspect.py", "gone.parquet", cwd=tmp_path)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1] == "error: gone.parquet does not exist."
-    with pytest.raises(DataError, match="cannot load the tokenizer: .*no/tokenizer"):
+    with pytest.raises(DataError, match="cannot load the tokenizer: "):
         inspect([str(tmp_path / "gone.parquet"), "--tokenizer", "no/tokenizer"])
 
 

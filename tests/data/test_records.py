@@ -52,10 +52,12 @@ def test_what_is_written_is_read_back(tmp_path_factory, wanted):
         ('{"a": 1}\n{"a": }\n', ":2: not JSON"),
         ('{"a": 1}\n[1]\n', ":2: expected a JSON object, got list"),
         ('[\n  {"a": 1},\n  {"a": \n  nope}\n]', ":4: not JSON"),
-        ('[\n  {"a": 1}\n  {"a": 2}\n]', ":3: not JSON: expected ',' or ']'"),
+        ('[\n  {"a": 1}\n  {"a": 2}\n]', ":3: not JSON: expected ',', got '{'."),
         ('[\n  {"a": 1},\n  {"a": "cut', ":3: not JSON"),
         ('[\n  {"a": 1},\n', ":3: not JSON"),
-        ('[{"a": 1}', ":1: not JSON: expected ',' or ']', got the end of the file"),
+        ('[{"a": 1}', ":1: not JSON: expected ',', got the end of the file."),
+        ('[{"a": 1}]\n[{"b": 1}]', ":2: not JSON: expected the end of the file, got '['."),
+        ('[\n{"a": 1},\n]', ":3: not JSON"),
         ('[{"a": 1}, 7]', ":1: expected a JSON object, got int"),
         ('[\n{"a": "line\nbreak"}]', ":2: not JSON"),
     ],
@@ -77,8 +79,7 @@ def test_a_malformed_record_is_found_without_reading_on(tmp_path, monkeypatch):
     path.write_text('[{"a": oops},\n' + '{"b": 1},\n' * 10_000 + '{"c": 1}]')
     with path.open() as file, pytest.raises(DataError, match=":1: "):
         scanner = records._Scanner(file, path)
-        scanner.next_character()
-        scanner.at += 1
+        scanner.take("[")
         scanner.next_value()
     assert len(scanner.text) < 1000
 

@@ -73,7 +73,7 @@ def test_train_keeps_half_of_the_tests_and_test_all(tmp_path, code_tasks):
 )
 def test_tasks_without_tests_cannot_be_split(tmp_path, tests):
     write_array(tmp_path / "x.json", [code_record(0, 2), code_record(1, 2) | {"tests": tests}])
-    with pytest.raises(DataError, match=r"x\.json:3: no usable tests"):
+    with pytest.raises(DataError, match=r"x\.json:3: not a code task"):
         split_tests(["--json_path", str(tmp_path / "x.json"), "--output_dir", str(tmp_path)])
     assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
 
@@ -117,5 +117,5 @@ def test_prepare_explains_itself_on_wrong_arguments(tmp_path, arguments):
 def test_prepare_stops_at_the_first_failure(tmp_path):
     (tmp_path / "bad.json").write_text('[{"idx": 0, "tests": "-"}]')
     done = prepare("bad.json", cwd=tmp_path)
-    assert done.returncode == 1 and "bad.json:1: no usable tests" in done.stderr
+    assert done.returncode == 1 and "bad.json:1: not a code task" in done.stderr
     assert not list(tmp_path.rglob("*.parquet")) and not list(tmp_path.rglob("train.json"))

@@ -37,6 +37,7 @@ def tokenizer():
 
 def rlhf_dataset(files, tokenizer, tmp_path, **options):
     from omegaconf import OmegaConf
+
     from verl.utils.dataset.rl_dataset import RLHFDataset
 
     config = OmegaConf.create({"cache_dir": str(tmp_path), "filter_overlong_prompts_workers": None} | options)

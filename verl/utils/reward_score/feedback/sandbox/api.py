@@ -27,11 +27,13 @@ class Level(enum.IntEnum):
 
 
 class Status(enum.Enum):
-    """How one run of a program on one test ended. Only `OK` has an answer to compare."""
+    """How one run of a program on one test ended. Only `OK` has an answer to compare (`assert`: is one)."""
 
     OK = "ok"
     COMPILE_ERROR = "compile_error"
     RUNTIME_ERROR = "runtime_error"
+    TEST_FAILED = "test_failed"
+    """`assert` jobs: the test's own source raised, as a failed assertion does; the program itself ran well."""
     TIME_LIMIT = "time_limit"
     MEMORY_LIMIT = "memory_limit"
     OUTPUT_LIMIT = "output_limit"
@@ -135,7 +137,9 @@ class TestOutcome:
         stderr is cut to 64 KiB.
     result: what a functional test returned (built of None, bool, int, float, complex, str, bytes, list, tuple, dict,
         set, frozenset and Opaque; exact types, so comparing is safe). `returned` tells None from nothing.
-    exception, message, frames: the uncaught exception's type name and text, and the program's own frames.
+    exception, message, frames: the uncaught exception's type name and text, and the program's own frames. For
+        TEST_FAILED `message` is the exception's text or else the failing line of the test.
+    last_call: `assert` jobs: the last call the test made, as Python source ("f(1, 2)"); `result` is what it returned.
     """
 
     __test__ = False
@@ -147,6 +151,7 @@ class TestOutcome:
     exception: str = ""
     message: str = ""
     frames: tuple[Frame, ...] = ()
+    last_call: str = ""
     exit_code: int | None = None
     signal: int | None = None
     seconds: float = 0.0

@@ -6,6 +6,9 @@
 `python -m verl.utils.reward_score.feedback.sandbox` tells how far the present machine can confine programs.
 """
 
+import asyncio
+
+from verl.utils.reward_score.feedback.sandbox import pool
 from verl.utils.reward_score.feedback.sandbox.api import (
     Frame,
     Job,
@@ -37,22 +40,24 @@ __all__ = [
 
 def configure(config: SandboxConfig) -> None:
     """Sets this process's configuration (default: `SandboxConfig.from_env()`); ends a pool that is running."""
-    raise NotImplementedError
+    pool.configure(config)
 
 
-def run(jobs: "list[Job]") -> "list[list[TestOutcome]]":
+def run(jobs: list[Job]) -> list[list[TestOutcome]]:
     """Runs jobs and returns, in their order, one outcome per test. Thread-safe; blocks.
 
     Raises SandboxUnavailable when the machine cannot confine programs as configured.
     """
-    raise NotImplementedError
+    return pool.shared().scheduler.run(jobs)
 
 
-async def run_async(jobs: "list[Job]") -> "list[list[TestOutcome]]":
+async def run_async(jobs: list[Job]) -> list[list[TestOutcome]]:
     """`run` for coroutines: the event loop stays free."""
-    raise NotImplementedError
+    # Starting a pool takes a moment and must not hold up the loop.
+    started = await asyncio.to_thread(pool.shared)
+    return await started.scheduler.run_async(jobs)
 
 
-def level() -> "dict[str, int]":
+def level() -> dict[str, int]:
     """What to stamp on metrics: {"sandbox_level": 0-3, "sandbox_insecure": 0 or 1}. Starts the pool if needed."""
-    raise NotImplementedError
+    return pool.shared().stamp()

@@ -16,10 +16,11 @@ from verl.utils.reward_score.feedback.sandbox import Opaque
 def stdout_official(printed: str, expected: str) -> bool:
     """Compare line by line, stripped; two lines also match when all their tokens are equal numbers."""
     got, want = (text.strip().split("\n") for text in (printed, expected))
-    return len(got) == len(want) and all(map(_lines_match, got, want))
+    return len(got) == len(want) and all(map(lines_match, got, want))
 
 
-def _lines_match(got: str, want: str) -> bool:
+def lines_match(got: str, want: str) -> bool:
+    """One line of `stdout_official`."""
     if got.strip() == want.strip():
         return True
     try:

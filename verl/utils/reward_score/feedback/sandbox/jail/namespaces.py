@@ -1,5 +1,6 @@
 """Leaves the machine's namespaces: user, mount, network, IPC, hostname and processes."""
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -16,7 +17,7 @@ _STAGING = "/proc"
 
 
 def enter(visible: list[str]) -> str:
-    """Moves this process to a root directory that holds only `visible`, then on as process 1 of its own world.
+    """Goes on as process 1 of its own world, whose root directory holds only `visible`.
 
     The calling process stays behind to wait and never returns; the function returns in its child. Raises OSError
     where the kernel refuses; what was entered until then stays entered.
@@ -26,8 +27,8 @@ def enter(visible: list[str]) -> str:
     _write("/proc/self/setgroups", "deny")
     _write("/proc/self/uid_map", f"{uid} {uid} 1")
     _write("/proc/self/gid_map", f"{gid} {gid} 1")
-    _build_root(visible)
     _become_process_one()
+    _build_root(visible)
     return "own"
 
 
@@ -36,6 +37,7 @@ def _build_root(visible: list[str]) -> None:
     _mount("tmpfs", _STAGING, "tmpfs", 0)
     for path in visible:
         _show(path)
+    _show_standard_streams()
     os.chdir(_STAGING)
     number = ctypes.c_long(_PIVOT_ROOT[os.uname().machine])
     _check(_libc().syscall(number, b".", b"."), "pivot_root")
@@ -57,6 +59,15 @@ def _show(path: str) -> None:
     else:
         open(target, "w").close()
     _mount(path, target, None, _MS_BIND | _MS_REC)
+
+
+def _show_standard_streams() -> None:
+    """/dev/stdin and its like; they need a /proc, which machines that mask theirs do not give."""
+    os.mkdir(_STAGING + "/proc")
+    with contextlib.suppress(OSError):
+        _mount("proc", _STAGING + "/proc", "proc", 0)
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        os.symlink(f"/proc/self/fd/{number}", f"{_STAGING}/dev/{name}")
 
 
 def _become_process_one() -> None:

@@ -16,7 +16,7 @@ from .syscalls import LAST_KNOWN, NUMBERS
 Instruction = tuple[int, int, int, int]
 
 _LOAD, _AND, _RETURN = 0x20, 0x54, 0x06
-_EQUAL, _GREATER, _GREATER_EQUAL, _ANY_BIT = 0x15, 0x25, 0x35, 0x45
+_EQUAL, _GREATER, _ANY_BIT = 0x15, 0x25, 0x45
 _ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 _NUMBER, _ARCH = 0, 4
 

@@ -127,6 +127,7 @@ def _import_allowed(packages: dict[str, str], preload: list[str]) -> None:
     sys.meta_path.append(_AllowedPackages(packages))  # type: ignore[arg-type]
     # The folder of this package, which the bare interpreter needed to find it.
     sys.path.remove(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    sys.argv = sys.orig_argv = [harness.FILENAME]
     for name in preload:
         importlib.import_module(name)
 

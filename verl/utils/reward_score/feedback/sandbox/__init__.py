@@ -59,5 +59,8 @@ async def run_async(jobs: list[Job]) -> list[list[TestOutcome]]:
 
 
 def level() -> dict[str, int]:
-    """What to stamp on metrics: {"sandbox_level": 0-3, "sandbox_insecure": 0 or 1}. Starts the pool if needed."""
+    """What to stamp on metrics: {"sandbox_level": 0-3, "sandbox_insecure": 0 or 1}. Starts the pool if needed.
+
+    A remote sandbox has level -1: its server decides.
+    """
     return pool.shared().stamp()

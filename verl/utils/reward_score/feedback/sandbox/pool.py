@@ -8,9 +8,11 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 
 from cachetools import LRUCache
 
+from verl.utils.reward_score.feedback.sandbox import remote
 from verl.utils.reward_score.feedback.sandbox.api import (
     Job,
     Level,
@@ -30,6 +32,7 @@ logger = logging.getLogger(__name__)
 _RUNS_PER_SERVER = 5000
 _IDLE_SECONDS = 300.0
 _CACHED_BYTES = 64 << 20
+_REMOTE_WORKERS = 32
 
 Outcomes = list[TestOutcome]
 
@@ -145,6 +148,22 @@ class Pool:
             old.end()
 
 
+class RemotePool:
+    """A SandboxFusion server behind a Scheduler. How well it confines programs is for whoever runs it to know."""
+
+    def __init__(self, config: SandboxConfig):
+        self.workers = config.workers or _REMOTE_WORKERS
+        print(f"sandbox: remote={config.remote_url} workers={self.workers}", flush=True)
+        work = partial(remote.run_job, config.remote_url)
+        self.scheduler = Scheduler(work, workers=self.workers, deadline=config.batch_deadline)
+
+    def stamp(self) -> dict[str, int]:
+        return {"sandbox_level": -1, "sandbox_insecure": 0}
+
+    def end(self) -> None:
+        self.scheduler.end()
+
+
 class _Lease:
     """The server of one running job."""
 
@@ -202,7 +221,7 @@ def _examined(config: SandboxConfig) -> Machine:
 
 
 _config: "SandboxConfig | None" = None
-_pool: "Pool | None" = None
+_pool: "Pool | RemotePool | None" = None
 _pool_lock = threading.Lock()
 
 
@@ -215,12 +234,13 @@ def configure(config: SandboxConfig) -> None:
             _pool = None
 
 
-def shared() -> Pool:
+def shared() -> "Pool | RemotePool":
     """This process's pool, started at the first call."""
     global _pool
     with _pool_lock:
         if _pool is None:
-            _pool = Pool(_config or SandboxConfig.from_env())
+            config = _config or SandboxConfig.from_env()
+            _pool = RemotePool(config) if config.remote_url else Pool(config)
         return _pool
 
 

@@ -38,7 +38,7 @@ def run_job(job: Job, lease: Lease) -> list[TestOutcome]:
     outcomes: list[TestOutcome] = []
     for index, test in enumerate(job.tests):
         outcomes += _attempt(lease, partial(_run_test, job, test), 1)
-        if _ends_job(job, index, outcomes[-1]):
+        if ends_job(job, index, outcomes[-1]):
             break
     return outcomes + [TestOutcome(Status.NOT_RUN)] * (len(job.tests) - len(outcomes))
 
@@ -54,7 +54,7 @@ def _attempt(lease: Lease, run: Callable[[ForkServer], list[TestOutcome]], count
     return [TestOutcome(Status.SANDBOX_ERROR, message=message)] * count
 
 
-def _ends_job(job: Job, index: int, outcome: TestOutcome) -> bool:
+def ends_job(job: Job, index: int, outcome: TestOutcome) -> bool:
     if outcome.status is Status.COMPILE_ERROR or (job.stop_after_timeout and outcome.status in _ENDS_JOB):
         return True
     return job.stop_when is not None and job.stop_when(index, outcome)
@@ -127,7 +127,7 @@ def _judge(
     """Decides the status: limits first, then signals, then what the harness recorded."""
     number = os.WTERMSIG(process.status) if os.WIFSIGNALED(process.status) else None
     code = os.waitstatus_to_exitcode(process.status) if number is None else None
-    outcome = replace(outcome, signal=number, exit_code=code, **_exception(record))
+    outcome = replace(outcome, signal=number, exit_code=code, **exception_fields(record))
     if ended.out_of_time or number == signal.SIGXCPU or outcome.cpu_seconds > job.time_limit:
         return replace(outcome, status=Status.TIME_LIMIT)
     if number == signal.SIGXFSZ or _size(outcome) >= limit:
@@ -141,11 +141,12 @@ def _judge(
     if outcome.exception or code:
         return replace(outcome, status=Status.RUNTIME_ERROR)
     if job.kind == "functional" and job.mode == "script":
-        return _with_result(outcome, record)
+        return with_result(outcome, record)
     return outcome
 
 
-def _with_result(outcome: TestOutcome, record: dict[str, Any]) -> TestOutcome:
+def with_result(outcome: TestOutcome, record: dict[str, Any]) -> TestOutcome:
+    """Adds what a function returned; without a record of it the run failed."""
     if "value" not in record:
         message = f"exited with status {outcome.exit_code} before returning a value"
         return replace(outcome, status=Status.RUNTIME_ERROR, message=message)
@@ -170,11 +171,11 @@ def _judge_assertion(
     if verdict.get("passed") is True:
         return replace(outcome, **shown)
     if "failed" in verdict:
-        failure = _exception(verdict["failed"]) | {"frames": ()}
+        failure = exception_fields(verdict["failed"]) | {"frames": ()}
         failure["message"] = failure.get("message") or str(verdict["failed"].get("line", ""))
         return replace(outcome, status=Status.TEST_FAILED, **failure, **shown)
     if "raised" in verdict:
-        failed = replace(outcome, status=Status.RUNTIME_ERROR, **_exception(verdict["raised"]), **shown)
+        failed = replace(outcome, status=Status.RUNTIME_ERROR, **exception_fields(verdict["raised"]), **shown)
         return replace(failed, status=Status.MEMORY_LIMIT) if failed.exception == "MemoryError" else failed
     if judged.status is not Status.OK:
         return judged
@@ -187,13 +188,13 @@ def _judge_official(job: Job, outcome: TestOutcome, item: Any) -> TestOutcome:
         return replace(outcome, status=Status.RUNTIME_ERROR)
     if "exception" in item:
         status = Status.TIME_LIMIT if item.get("timed_out") else Status.RUNTIME_ERROR
-        return replace(outcome, status=status, **_exception(item))
+        return replace(outcome, status=status, **exception_fields(item))
     if job.fn_name:
-        return _with_result(outcome, item)
+        return with_result(outcome, item)
     return replace(outcome, stdout=str(item.get("stdout", "")))
 
 
-def _exception(record: dict[str, Any]) -> dict[str, Any]:
+def exception_fields(record: dict[str, Any]) -> dict[str, Any]:
     """The fields of an outcome that describe an exception; none if the program left no sensible record."""
     if not isinstance(record.get("exception"), str):
         return {}

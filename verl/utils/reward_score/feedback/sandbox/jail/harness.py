@@ -71,8 +71,7 @@ def run_script(source: str) -> NoReturn:
 
 def run_function(source: str, fn_name: str) -> NoReturn:
     """Calls the program's `fn_name` with the arguments on stdin and records what it returns."""
-    arguments = json.loads(read_all(0))
-    os.lseek(0, 0, os.SEEK_END)
+    arguments = json.loads(read_input())
 
     def call() -> None:
         namespace = new_module("solution")
@@ -199,6 +198,13 @@ def record(data: dict[str, Any]) -> None:
     offset = 0
     while offset < len(text):
         offset += _pwrite(RESULT, text[offset:], offset)
+
+
+def read_input() -> str:
+    """All of stdin, of which the program then finds nothing left."""
+    text = read_all(0)
+    os.lseek(0, 0, os.SEEK_END)
+    return text
 
 
 def read_all(descriptor: int) -> str:

@@ -268,9 +268,7 @@ class _Child:
         elif channel:
             assertion.serve_program(source, channel)
         elif request["mode"] == "lcb-official":
-            inputs = json.loads(harness.read_all(0))
-            os.lseek(0, 0, os.SEEK_END)
-            lcb.run(source, inputs, request["fn_name"], request["alarm"])
+            lcb.run(source, json.loads(harness.read_input()), request["fn_name"], request["alarm"])
         elif request["kind"] == "functional":
             harness.run_function(source, request["fn_name"])
         else:

@@ -73,7 +73,7 @@ SYNTAX = failure(
     Status.COMPILE_ERROR,
     exception="SyntaxError",
     message="invalid syntax",
-    frames=(Frame(3, ""),),
+    frames=(Frame(3, "<module>"),),
 )
 SLOW = failure(Verdict.TIME_LIMIT, Status.TIME_LIMIT, given="7 " * 400 + "\n8\n")
 FAT = failure(Verdict.MEMORY_LIMIT, Status.MEMORY_LIMIT)
@@ -101,7 +101,7 @@ RICH = [
     (
         DEEP,
         "Runtime Error\nRecursionError: maximum recursion depth exceeded\n"
-        "print(f(0))\nLine 6 in <module> (Solution.py)\nreturn 1 // n\nLine 4 in f (Solution.py), 50 times\n\n"
+        "print(f(0))\nLine 6 in <module> (Solution.py)\nreturn 1 // n\nLine 4 in f (Solution.py), repeatedly\n\n"
         "Last Executed Input\n0",
     ),
     (

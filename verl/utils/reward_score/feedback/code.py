@@ -102,8 +102,8 @@ def _lines(value: Any) -> str:
 def job_text(value: Any, kind: str, mode: str) -> str:
     """A test's input as the sandbox takes it.
 
-    A functional test's text holds one JSON argument per line. LiveCodeBench rejects empty lines; the SDPO authors
-    split at any whitespace.
+    A functional test's text holds one JSON argument per line; the SDPO authors split it at any whitespace. For
+    `lcb-official` the sandbox reads the lines itself, as strictly as LiveCodeBench.
 
     Raises:
         ValueError: An argument is no JSON.
@@ -112,9 +112,9 @@ def job_text(value: Any, kind: str, mode: str) -> str:
         return _lines(value)
     if not isinstance(value, str):
         return json.dumps(value)
-    arguments = value.split() if mode == "paper" else value.split("\n")
-    if mode == "script":
-        arguments = [argument for argument in arguments if argument.strip()]
+    if mode == "lcb-official":
+        return value
+    arguments = value.split() if mode == "paper" else [line for line in value.split("\n") if line.strip()]
     return json.dumps([json.loads(argument) for argument in arguments])
 
 

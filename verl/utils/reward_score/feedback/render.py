@@ -183,14 +183,12 @@ def _frames(failure: Failure, view: View) -> list[str]:
     """The innermost frames, recursion collapsed; the program may have forged them."""
     source = view.program.split("\n")
     rows = []
-    for frame, repeats in [(frame, len(list(group))) for frame, group in groupby(failure.outcome.frames)][
-        -_MAX_FRAMES:
-    ]:
+    for frame, same in [(frame, list(group)) for frame, group in groupby(failure.outcome.frames)][-_MAX_FRAMES:]:
         if view.rich and 0 < frame.line <= len(source):
             rows.append(clip(source[frame.line - 1].strip(), _MAX_VALUE_CHARS))
-        times = f", {repeats} times" if repeats > 1 else ""
-        place = f" in {clip(frame.function, 100)}" if frame.function else ""
-        rows.append(f"Line {frame.line}{place} (Solution.py){times}")
+        place = "" if failure.verdict is Verdict.COMPILE_ERROR else f" in {clip(frame.function, 100)}"
+        # The sandbox keeps only the innermost frames, so the number of repeats is unknown.
+        rows.append(f"Line {frame.line}{place} (Solution.py)" + ", repeatedly" * (len(same) > 1))
     return rows
 
 

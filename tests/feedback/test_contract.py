@@ -2,12 +2,14 @@
 
 import json
 import logging
+from importlib import import_module
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import verl.utils.reward_score.feedback as feedback
+from tests.feedback.helpers import shared_data
 from verl.utils.reward_score.feedback.contract import Grade, GraderFault, Options, Reveal, Verdict, to_result
 from verl.utils.reward_score.feedback.sandbox import Level, SandboxUnavailable
 
@@ -106,6 +108,15 @@ def test_the_gold_answer_shows_only_when_asked_for(source):
     assert shown == {"none": False, "form": False, "mismatch": False, "gold": True}
 
 
+def test_no_shipped_gold_call_shows_by_default():
+    for record in shared_data("tooluse/test_head.jsonl"):
+        gold = [json.loads(call["Action_Input"]) | {"": call["Action"]} for call in json.loads(record["answer"])]
+        secrets = {str(value) for call in gold for value in call.values() if len(str(value)) > 3}
+        for response in ("Action: x\nAction Input: {}", 'Action: x\nAction Input: {"y": 1', "no call"):
+            text = feedback.compute_score("tooluse", response, record["answer"])["feedback"]
+            assert text and not [secret for secret in secrets if secret in text]
+
+
 def test_a_fault_is_retried_once(monkeypatch):
     calls = []
 
@@ -191,3 +202,9 @@ def test_verls_own_arguments_are_accepted():
 @given(st.sampled_from(sorted(SINGLE_ANSWER_TASKS)), st.text())
 def test_arbitrary_text_keeps_the_contract(source, text):
     check_contract(feedback.compute_score(source, text, SINGLE_ANSWER_TASKS[source][0]))
+
+
+def test_verl_may_load_the_package_by_file_path():
+    load = import_module("verl.utils.import_utils").load_extern_object
+    compute_score = load(feedback.__file__, "compute_score")
+    assert compute_score("gsm8k", r"\boxed{1}", "1")["score"] == 1

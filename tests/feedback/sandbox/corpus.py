@@ -18,7 +18,7 @@ class Row:
     """One program. expect: acceptable verdicts, `AC` and `WA` by comparing with `answer`, else a Status's name.
 
     needs: the level from which on the attack is blocked; below it the attack succeeds, which is tested too unless it
-    is `unsafe` there (it would harm the machine that runs the tests).
+    is `unsafe` there: it would harm the machine that runs the tests, or succeeds for some users only.
     """
 
     number: int
@@ -158,8 +158,8 @@ ESCAPES = [
     _attack(14, "read-secret", "open('{victim}/secret').read()", needs=Level.L2),
     _attack(14, "read-passwd", "open('/etc/passwd').read()", needs=Level.L2),
     _attack(14, "list-root", "os.listdir('/root')", "os.listdir('{victim}')", needs=Level.L2),
-    _attack(15, "read-environ", "open('/proc/{pid}/environ').read(1)", needs=Level.L2),
-    _attack(15, "read-memory", "open('/proc/{pid}/mem', 'rb').read(0)", needs=Level.L2),
+    _attack(15, "read-environ", "open('/proc/{pid}/environ').read(1)", needs=Level.L2, unsafe=True),
+    _attack(15, "read-memory", "open('/proc/{pid}/mem', 'rb').read(0)", needs=Level.L2, unsafe=True),
     _attack(15, "ptrace", "checked(libc.ptrace(0, 0, 0, 0))", needs=Level.L1, setup=_CTYPES),
     _attack(15, "process-vm-readv", "checked(libc.process_vm_readv({pid}, None, 0, None, 0, 0))", needs=Level.L1,
             setup=_CTYPES),

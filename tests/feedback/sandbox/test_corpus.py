@@ -47,7 +47,8 @@ def test_program(row: Row, level: Level, lease: Lease, victim: Path) -> None:
     assert _verdict(row, outcome) in row.expect.split(), outcome
     assert row.says in outcome.message
     assert "escaped" not in outcome.stdout
-    assert seconds < 3 * job.time_limit + 2 + 1
+    # The wall limit, stretched as far as it may be on a busy machine.
+    assert seconds < 10 * (3 * job.time_limit + 2) + 1
     assert snapshot(victim) == before
     assert lease.current.pid == server and lease.discarded == 0
     assert children_of(lease.current.pid) == []

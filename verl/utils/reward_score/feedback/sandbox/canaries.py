@@ -166,7 +166,7 @@ def _release(server: ForkServer, target: dict[str, Any]) -> set[str]:
         raise ServerFault(outcome.message)
     lines = outcome.stdout.splitlines()
     if not lines:
-        raise ServerFault(f"the canaries did not report: {outcome.exception} {outcome.message} {outcome.stderr}")
+        raise ServerFault(f"the canaries did not report: {outcome}")
     return {name for name, through in json.loads(lines[-1]).items() if through}
 
 

@@ -167,11 +167,15 @@ class ForkServer:
     def end(self) -> None:
         """Kills the server, with it its children, and waits for the process."""
         self._socket.close()
-        for pid in (self.pid, self._process.pid):
-            if pid and self._process.poll() is None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-        self._process.wait()
+        if self.pid and self._process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+        try:
+            # Whoever started the server inside its namespaces reaps it and follows.
+            self._process.wait(_ANSWER_SECONDS if self.pid else 0)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
         os.close(self._complaints)
 
 

@@ -23,10 +23,12 @@ def enter(visible: list[str]) -> str:
     where the kernel refuses; what was entered until then stays entered.
     """
     uid, gid = os.geteuid(), os.getegid()
-    _check(_libc().unshare(_NEWUSER | _NEWNS | _NEWNET | _NEWIPC | _NEWUTS | _NEWPID), "unshare")
+    # Alone and first: where the identity maps are refused, the rest must not have been entered half.
+    _check(_libc().unshare(_NEWUSER), "unshare")
     _write("/proc/self/setgroups", "deny")
     _write("/proc/self/uid_map", f"{uid} {uid} 1")
     _write("/proc/self/gid_map", f"{gid} {gid} 1")
+    _check(_libc().unshare(_NEWNS | _NEWNET | _NEWIPC | _NEWUTS | _NEWPID), "unshare")
     _become_process_one()
     _build_root(visible)
     return "own"

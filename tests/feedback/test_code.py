@@ -215,6 +215,7 @@ def test_stdin_may_be_given_as_lines(fake):
         None,
         truth(inputs=[], outputs=[]),
         truth("code", inputs=[]),
+        truth(inputs="1", outputs="1"),
         truth(inputs=["1"], outputs=[]),
         truth(inputs=["1"], outputs=["1", "2"]),
         truth("pickle"),

@@ -157,11 +157,23 @@ def test_a_machine_without_a_sandbox_stops_training(monkeypatch):
 
 
 def test_unknown_data_sources_are_named_with_the_known_ones():
-    feedback.check_data_sources(["math", "tooluse", "math"])
-    with pytest.raises(ValueError, match=r"No grader for data_source foo, maths\. Known: sciknoweval, .*code_elo"):
-        feedback.check_data_sources(["maths", "math", "foo"])
+    feedback.check_data_sources(["math", "tooluse", "math"], mode="script")
+    with pytest.raises(ValueError, match=r"No grader for data_source 'maths'\. Known: sciknoweval, .*code_elo"):
+        feedback.check_data_sources(["math", "maths"])
     with pytest.raises(ValueError, match="No grader"):
         feedback.compute_score("maths", "r", "g")
+    with pytest.raises(ValueError, match="fast"):
+        feedback.check_data_sources(["math"], mode="fast")
+
+
+def test_the_sandbox_is_tried_before_training_exactly_if_there_is_code(monkeypatch):
+    def refuse():
+        raise SandboxUnavailable("no Landlock")
+
+    monkeypatch.setattr(feedback.code.sandbox, "level", refuse)
+    feedback.check_data_sources(["math", "tooluse"])
+    with pytest.raises(SandboxUnavailable):
+        feedback.check_data_sources(["math", "livecodebench"])
 
 
 def test_options_are_checked():

@@ -64,5 +64,5 @@ def test_a_bad_line_is_named(data, tmp_path, monkeypatch, line):
 
 def test_unknown_data_is_refused_before_grading(tmp_path, monkeypatch):
     pd.DataFrame([{"data_source": "nope"}]).to_parquet(tmp_path / "d.parquet")
-    with pytest.raises(ValueError, match="No grader for data_source nope"):
+    with pytest.raises(ValueError, match="No grader for data_source 'nope'"):
         run(monkeypatch, "--data", tmp_path / "d.parquet", "--responses", tmp_path / "none.jsonl")

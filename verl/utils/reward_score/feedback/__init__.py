@@ -41,11 +41,31 @@ DATA_SOURCES = {
 _VERL_KWARGS = {"reward_router_address", "reward_model_tokenizer"}
 
 
-def check_data_sources(names: Iterable[str]):
-    """Raise a ValueError, before training, if no grader knows one of the data's `data_source` names."""
-    unknown = sorted(set(names) - DATA_SOURCES.keys())
-    if unknown:
-        raise ValueError(f"No grader for data_source {', '.join(unknown)}. Known: {', '.join(DATA_SOURCES)}.")
+def check_data_sources(names: Iterable[str], **kwargs: Any):
+    """Find out before training whether every sample can be graded.
+
+    Args:
+        names: The data's `data_source` values.
+        kwargs: Fields of `contract.Options`, the `reward_kwargs` of the training.
+
+    Raises:
+        ValueError: No grader knows one of the names, or an option is unknown.
+        SandboxUnavailable: There is code to grade, and this machine cannot confine programs as far as the options ask.
+    """
+    graders = [_data_source(name).grade for name in set(names)]
+    options = _options(kwargs)
+    if code.grade in graders:
+        code.start_sandbox(options.sandbox)
+
+
+def _data_source(name: str) -> DataSource:
+    if name not in DATA_SOURCES:
+        raise ValueError(f"No grader for data_source {name!r}. Known: {', '.join(DATA_SOURCES)}.")
+    return DATA_SOURCES[name]
+
+
+def _options(kwargs: dict[str, Any]) -> Options:
+    return Options.from_kwargs({key: value for key, value in kwargs.items() if key not in _VERL_KWARGS})
 
 
 def compute_score(
@@ -69,9 +89,7 @@ def compute_score(
         ValueError: Unknown data source or option.
         SandboxUnavailable: This machine cannot confine programs as far as the options ask.
     """
-    check_data_sources([data_source])
-    options = Options.from_kwargs({key: value for key, value in kwargs.items() if key not in _VERL_KWARGS})
-    source, extra_info = DATA_SOURCES[data_source], extra_info or {}
+    source, options, extra_info = _data_source(data_source), _options(kwargs), extra_info or {}
     task = Task(
         response=solution_str,
         ground_truth=ground_truth,

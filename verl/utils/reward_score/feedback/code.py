@@ -4,7 +4,7 @@ import json
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from verl.utils.reward_score.feedback import compare, sandbox
 from verl.utils.reward_score.feedback.contract import Grade, GraderFault, Task, Verdict
@@ -35,7 +35,8 @@ MODES = {
     "paper": Mode(longest_block, compare.stdout_paper, compare.value_paper, max_failures=0),
 }
 
-_KINDS = {"stdin": "stdin", "functional": "functional", "code": "assert"}
+Kind = Literal["stdin", "functional", "assert"]
+_KINDS: dict[str, Kind] = {"stdin": "stdin", "functional": "functional", "code": "assert"}
 
 # In this order of precedence when tests fail in several ways: the first is what the sample's feedback is about.
 _VERDICTS = {
@@ -55,8 +56,7 @@ class Tests:
 
     __test__ = False
 
-    kind: str
-    """`stdin`, `functional` or `assert`."""
+    kind: Kind
     inputs: tuple[Any, ...]
     expected: tuple[str, ...]
     """Expected outputs; JSON text for `functional`, "" for `assert`."""
@@ -75,6 +75,8 @@ def parse_tests(ground_truth: Any) -> Tests:
     try:
         tests = json.loads(ground_truth) if isinstance(ground_truth, str) else dict(ground_truth)
         kind, inputs = _KINDS[tests["testtype"]], tuple(tests["inputs"])
+        if isinstance(tests["inputs"], str):
+            raise TypeError("inputs is a text, expected a list")
         expected = ("",) * len(inputs)
         if kind != "assert":
             expected = tuple(_expected_text(output, kind) for output in tests["outputs"])
@@ -191,27 +193,26 @@ def grade(task: Task) -> Grade:
     if program is None:
         verdict = Verdict.TRUNCATED if task.truncated else Verdict.NO_CODE
         return Grade(verdict, feedback=render_no_code(verdict, task.reveal))
-    _configure_sandbox(task.options.sandbox)
+    stamp = start_sandbox(task.options.sandbox)
     judge = Judge(tests.kind, task.options.mode, tests.expected)
     outcomes = run_tests(program, tests, judge)
     verdicts = [judge.verdict(i, outcome) for i, outcome in enumerate(outcomes)]
-    failures = [
-        Failure(i, verdict, tests.kind, _lines(tests.inputs[i]), tests.expected[i], outcomes[i])
-        for i, verdict in enumerate(verdicts)
-        if verdict not in (None, Verdict.ACCEPTED)
-    ]
-    if not failures and None in verdicts:
+    failed = {verdict for verdict in verdicts if verdict not in (None, Verdict.ACCEPTED)}
+    if not failed and None in verdicts:
         raise GraderFault("the sandbox left tests not run although none failed")
-    order = list(_VERDICTS.values())
-    worst = min((failure.verdict for failure in failures), key=order.index, default=Verdict.ACCEPTED)
-    failures = [failure for failure in failures if failure.verdict is worst]
+    worst = min(failed, key=list(_VERDICTS.values()).index, default=Verdict.ACCEPTED)
+    failures = [
+        Failure(i, worst, tests.kind, _lines(tests.inputs[i]), tests.expected[i], outcomes[i])
+        for i, verdict in enumerate(verdicts)
+        if verdict is worst is not Verdict.ACCEPTED
+    ]
     view = View(program, tests.time_limit, reveal=task.reveal, rich=task.options.style == "rich")
     return Grade(
         worst,
         pred=str([clip(failure.output, _PRED_CHARS_PER_TEST) for failure in failures]),
         feedback=render(failures, view),
         acc=verdicts.count(Verdict.ACCEPTED) / len(verdicts),
-        sandbox_insecure=bool(sandbox.level()["sandbox_insecure"]),
+        sandbox_insecure=bool(stamp["sandbox_insecure"]),
     )
 
 
@@ -219,10 +220,16 @@ _configured: SandboxConfig | None = None
 _configuring = threading.Lock()
 
 
-def _configure_sandbox(config: SandboxConfig | None):
-    """Apply a configuration once: applying it ends the running pool."""
+def start_sandbox(config: SandboxConfig | None) -> dict[str, int]:
+    """Start this process's sandbox, unless it runs, and return its stamp.
+
+    Raises:
+        SandboxUnavailable: This machine cannot confine programs as configured.
+    """
     global _configured
     with _configuring:
+        # Configuring ends a pool that is running, so do it once.
         if config is not None and config != _configured:
             sandbox.configure(config)
             _configured = config
+    return sandbox.level()

@@ -90,9 +90,10 @@ def main():
     arguments = parser.parse_args()
 
     data = pd.read_parquet(arguments.data)
-    check_data_sources(data["data_source"])
+    options = {"mode": arguments.mode, "style": arguments.style, "reveal": arguments.reveal}
+    check_data_sources(data["data_source"], **options)
     records = read_responses(arguments.responses, len(data))
-    grading = grade_all(data, records, mode=arguments.mode, style=arguments.style, reveal=arguments.reveal)
+    grading = grade_all(data, records, **options)
     results = list(tqdm(grading, total=len(records), unit="response"))
 
     failed = [(record, result) for record, result in zip(records, results, strict=True) if result["feedback"]]

@@ -16,6 +16,7 @@ _TOKEN = re.compile(
     r"|<(?!(?:module|lambda|listcomp|genexpr|setcomp|dictcomp|locals|class '[\w.]*')>)(?=/?[A-Za-z_][^<>\s]{0,80}>)"
     r"|\[(?=/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|THINK|IMG)\])"
 )
+_FENCE = re.compile("`{3,}")
 _ADDRESS = re.compile(r"\bat 0x[0-9a-fA-F]+")
 _HOST_PATH = re.compile(r"(?<![\w/])/(?:[\w.+@-]+/)+(?=[\w.+@-]+\.\w+)")
 
@@ -29,7 +30,8 @@ def sanitise(text: str) -> str:
     text = _ANSI.sub("", text.replace("\r\n", "\n"))
     text = _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
     text = _TOKEN.sub(lambda match: match[0] + " ", text)
-    return _ADDRESS.sub("at 0x...", text).replace("```", "` ` `")
+    text = _FENCE.sub(lambda match: " ".join(match[0]), text)
+    return _ADDRESS.sub("at 0x...", text)
 
 
 def hide_directories(message: str) -> str:

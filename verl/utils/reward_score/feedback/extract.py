@@ -19,7 +19,9 @@ class _Block:
 
 def _fenced_blocks(text: str) -> list[_Block]:
     """All closed Markdown blocks; a fence longer than three backticks closes only with one at least as long."""
-    blocks, fence, tag, rows = [], "", "", []
+    blocks: list[_Block] = []
+    rows: list[str] = []
+    fence = tag = ""
     for line in text.split("\n"):
         match = re.match(r"\s*(`{3,})[ \t]*([^\s`]*)[^`]*$", line)
         if not fence:

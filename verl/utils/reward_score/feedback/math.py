@@ -42,6 +42,8 @@ class Helper:
             text=True,
             encoding="utf-8",
         )
+        assert self._process.stdin and self._process.stdout
+        self._requests, self._replies = self._process.stdin, self._process.stdout
 
     def equal(self, gold: str, answer: str) -> bool:
         """Whether math-verify calls both equal. An answer that hangs or kills the helper is unequal.
@@ -50,8 +52,8 @@ class Helper:
             GraderFault: The helper did not get through the gold answer, or was gone before.
         """
         try:
-            self._process.stdin.write(json.dumps([gold, answer]) + "\n")
-            self._process.stdin.flush()
+            self._requests.write(json.dumps([gold, answer]) + "\n")
+            self._requests.flush()
         except OSError as error:
             raise GraderFault(f"the math helper is gone: {error}") from error
         if self._reply() != "gold parsed":
@@ -59,7 +61,7 @@ class Helper:
         return self._reply() == "equal"
 
     def _reply(self) -> str:
-        line = self._process.stdout.readline()
+        line = self._replies.readline()
         if not line:
             self._process.wait()
         return line.rstrip()

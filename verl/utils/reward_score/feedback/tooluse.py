@@ -36,7 +36,8 @@ def parse_calls(response: str) -> list[Call]:
     Raises:
         FormatError: There is no call, a call lacks its input, or an input is no JSON object alone on its lines.
     """
-    calls, position = [], 0
+    calls: list[Call] = []
+    position = 0
     while action := _ACTION.search(response, position):
         place = f"Call {len(calls) + 1}"
         label = _INPUT.match(response, action.end())

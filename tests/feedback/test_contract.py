@@ -197,6 +197,7 @@ def test_options_from_a_hydra_config():
     options = Options.from_kwargs(dict(given))
     assert (options.mode, options.reveal) == ("paper", Reveal.FORM)
     assert (options.sandbox.min_level, options.sandbox.workers) == (Level.L3, 2)
+    assert Options.from_kwargs({"mode": None, "reveal": None, "sandbox": None}) == Options()
 
 
 def test_verls_own_arguments_are_accepted():

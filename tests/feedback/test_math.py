@@ -29,6 +29,8 @@ def verdict(answer: str, gold: str) -> Verdict:
         ("2, 1", "1, 2"),
         (r"\sqrt{20}", r"2\sqrt{5}"),
         ("070", "70"),
+        ("x^2y^2z^2", "x^{2}y^{2}z^{2}"),
+        ("2^{2^3}", "256"),
     ],
 )
 def test_equal_answers(answer, gold):

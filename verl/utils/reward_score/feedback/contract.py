@@ -64,19 +64,19 @@ class Options:
 
     @classmethod
     def from_kwargs(cls, kwargs: Mapping[str, Any]) -> "Options":
-        """Build options from plain values (`sandbox` a mapping of `SandboxConfig` fields, levels by name).
+        """Build options from plain values: None is the default, `sandbox` a mapping of `SandboxConfig`'s fields.
 
         Raises:
             ValueError: An unknown option or value; the message lists the known ones.
         """
-        given = dict(kwargs)
+        given = {name: value for name, value in kwargs.items() if value is not None}
         _check("reward_kwargs", given, [option.name for option in fields(cls)])
         for name, known in (("mode", MODES), ("style", STYLES), ("reveal", [level.value for level in Reveal])):
-            if given.get(name) is not None:
+            if name in given:
                 _check(f"reward_kwargs.{name}", [given[name]], known)
-        if given.get("reveal") is not None:
+        if "reveal" in given:
             given["reveal"] = Reveal(given["reveal"])
-        if given.get("sandbox") is not None:
+        if "sandbox" in given:
             given["sandbox"] = _sandbox_config(given["sandbox"])
         return cls(**given)
 

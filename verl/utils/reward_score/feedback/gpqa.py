@@ -2,7 +2,7 @@
 
 import re
 
-from verl.utils.reward_score.feedback.choice import grade_choice
+from verl.utils.reward_score.feedback.answer import grade_choice
 from verl.utils.reward_score.feedback.contract import Grade, Task
 from verl.utils.reward_score.feedback.extract import boxed_answers
 

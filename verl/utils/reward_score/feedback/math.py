@@ -8,17 +8,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-from verl.utils.reward_score.feedback.choice import no_answer
-from verl.utils.reward_score.feedback.contract import Grade, GraderFault, Reveal, Task, Verdict
+from verl.utils.reward_score.feedback.answer import no_answer, wrong_answer
+from verl.utils.reward_score.feedback.contract import Grade, GraderFault, Task, Verdict
 from verl.utils.reward_score.feedback.extract import boxed_answers
-from verl.utils.reward_score.feedback.text import bound, clip, sanitise
+from verl.utils.reward_score.feedback.text import clip
 
 HOW = r"Give exactly one final answer inside \boxed{your_answer}."
 
 MAX_ANSWER_CHARS = 2000
 # Numbers that sympy would work on for minutes: towers of powers, huge exponents and factorials, endless digits. The
 # helper's alarm stops every such comparison, but only after seconds.
-_EXPLOSIVE = re.compile(r"(?:\^\s*\{?\s*[\w.]+\s*){3}|\^\s*\{?\s*\d{5,}|\d{5,}\s*[)}]*\s*!|\d{400,}")
+_EXPLOSIVE = re.compile(r"(?:\^\s*\{?\s*[\d.]+\s*){3}|\^\s*\{?\s*\d{5,}|\d{5,}\s*[)}]*\s*!|\d{400,}")
 _MAX_BRACKETS = 100
 
 
@@ -102,9 +102,9 @@ def grade(task: Task) -> Grade:
     (answer,) = answers
     if answer == gold or (not hopeless(answer) and _POOL.equal(gold, answer)):
         return Grade(Verdict.ACCEPTED, pred=answer)
-    lines = ["Wrong Answer"]
-    if task.reveal.allows(Reveal.MISMATCH):
-        lines.append(f"The final answer {clip(answer, 250)} is not correct.")
-    if task.reveal.allows(Reveal.GOLD):
-        lines.append(f"The correct answer is {clip(gold, 250)}.")
-    return Grade(Verdict.WRONG_ANSWER, pred=answer, feedback=bound(sanitise("\n".join(lines))))
+    return wrong_answer(
+        task,
+        pred=answer,
+        mismatch=f"The final answer {clip(answer, 250)} is not correct.",
+        gold=f"The correct answer is {clip(gold, 250)}.",
+    )

@@ -48,6 +48,11 @@ class Failure:
             return self.outcome.stdout
         return show_value(self.outcome.result) if self.outcome.returned else ""
 
+    @property
+    def shown_input(self) -> str:
+        """The test's input; an assertion test is secret, so there its last call of the program."""
+        return self.outcome.last_call if self.kind == "assert" else self.input
+
 
 @dataclass(frozen=True)
 class View:
@@ -111,18 +116,14 @@ def render_no_code(verdict: Verdict, reveal: Reveal) -> str:
 def _wrong_answer(failure: Failure, view: View) -> str:
     sections = [(f"Test Case {failure.index + 1}: Wrong Answer", "")]
     if view.reveal.allows(Reveal.MISMATCH):
-        shown_input = failure.outcome.last_call if failure.kind == "assert" else failure.input
-        sections += [("Input", view.input(shown_input)), ("Output", view.value(failure.output) or _nothing(view))]
+        nothing = "(no output)" if view.rich else ""
+        sections += [("Input", view.input(failure.shown_input)), ("Output", view.value(failure.output) or nothing)]
     if view.reveal.allows(Reveal.GOLD):
         sections += _expectation(failure, view)
     if view.reveal.allows(Reveal.MISMATCH) and failure.outcome.stderr.strip():
         rows = failure.outcome.stderr.strip().split("\n")[:_MAX_DEBUG_LINES]
         sections.append(("Debug Output", "\n".join(row[:_MAX_DEBUG_CHARS] for row in rows)))
     return "\n\n".join(f"{title}\n{body}" if body else title for title, body in sections)
-
-
-def _nothing(view: View) -> str:
-    return "(no output)" if view.rich else ""
 
 
 def _expectation(failure: Failure, view: View) -> list[tuple[str, str]]:
@@ -145,28 +146,26 @@ def _first_difference(failure: Failure, view: View) -> list[tuple[str, str]]:
 
 
 def _stopped(failure: Failure, view: View) -> str:
-    text = _headline(failure, view)
+    text, shown = _headline(failure, view), failure.shown_input
     if failure.verdict is not Verdict.COMPILE_ERROR and view.reveal.allows(Reveal.MISMATCH):
-        shown_input = failure.outcome.last_call if failure.kind == "assert" else failure.input
-        text += f"\n\nLast Executed Input\n{view.input(shown_input)}"
-        if view.rich and len(shown_input) > _MAX_VALUE_CHARS:
-            text += f"\n({shown_input.rstrip().count(chr(10)) + 1} lines, {len(shown_input)} characters)"
+        text += f"\n\nLast Executed Input\n{view.input(shown)}"
+        if view.rich and len(shown) > _MAX_VALUE_CHARS:
+            text += f"\n({len(shown.splitlines())} lines, {len(shown)} characters)"
     return text
 
 
 def _headline(failure: Failure, view: View) -> str:
     title, outcome = _TITLES[failure.verdict], failure.outcome
     if failure.verdict is Verdict.COMPILE_ERROR and not view.rich:
-        return (
-            f"Runtime Error\n{_error(outcome)} (Solution.py, line {outcome.frames[-1].line if outcome.frames else 1})"
-        )
+        lines = "".join(f", line {frame.line}" for frame in outcome.frames[-1:])
+        return f"{_TITLES[Verdict.RUNTIME_ERROR]}\n{_error(outcome)} (Solution.py{lines})"
     if failure.verdict in (Verdict.COMPILE_ERROR, Verdict.RUNTIME_ERROR):
         return "\n".join([title, _error(outcome), *_frames(failure, view), *_blocked(failure, view)])
-    limit = {
+    limits = {
         Verdict.TIME_LIMIT: f" ({view.time_limit:g} s)",
         Verdict.MEMORY_LIMIT: f" ({Job.memory_limit // MIB} MiB)",
-    }.get(failure.verdict, "")
-    return title + limit * view.rich
+    }
+    return title + limits.get(failure.verdict, "") * view.rich
 
 
 def _error(outcome: TestOutcome) -> str:

@@ -5,10 +5,10 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from verl.utils.reward_score.feedback.choice import no_answer
-from verl.utils.reward_score.feedback.contract import Grade, GraderFault, Reveal, Task, Verdict
+from verl.utils.reward_score.feedback.answer import no_answer, wrong_answer
+from verl.utils.reward_score.feedback.contract import Grade, GraderFault, Task, Verdict
 from verl.utils.reward_score.feedback.extract import answer_part
-from verl.utils.reward_score.feedback.text import bound, clip, sanitise
+from verl.utils.reward_score.feedback.text import clip, sanitise
 
 HOW = 'For every call write a line "Action: <tool name>" and then a line "Action Input: <one JSON object>".'
 
@@ -135,9 +135,10 @@ def grade(task: Task) -> Grade:
     mismatch = first_mismatch(calls, gold)
     if mismatch is None:
         return Grade(Verdict.ACCEPTED, pred=pred)
-    lines = ["Wrong Answer"]
-    if task.reveal.allows(Reveal.MISMATCH):
-        lines.append(clip(mismatch, _MAX_SHOWN_CHARS))
-    if task.reveal.allows(Reveal.GOLD):
-        lines += ["Expected calls:", *(clip(str(call), _MAX_SHOWN_CHARS) for call in gold)]
-    return Grade(Verdict.WRONG_ANSWER, pred=pred, feedback=bound(sanitise("\n".join(lines))))
+    expected = [clip(str(call), _MAX_SHOWN_CHARS) for call in gold]
+    return wrong_answer(
+        task,
+        pred=pred,
+        mismatch=clip(mismatch, _MAX_SHOWN_CHARS),
+        gold="\n".join(["Expected calls:", *expected]),
+    )

@@ -1,6 +1,7 @@
-"""What the three multiple-choice graders share: from the letters found to a grade."""
+"""What the graders of single answers share: from the answer found to a grade and its text."""
 
 from verl.utils.reward_score.feedback.contract import Grade, GraderFault, Reveal, Task, Verdict
+from verl.utils.reward_score.feedback.text import bound, sanitise
 
 
 def grade_choice(task: Task, *, found: str | None, options: str, how: str) -> Grade:
@@ -21,21 +22,26 @@ def grade_choice(task: Task, *, found: str | None, options: str, how: str) -> Gr
         return no_answer(task, how)
     if found == gold:
         return Grade(Verdict.ACCEPTED, pred=found)
+    return wrong_answer(
+        task, pred=found, mismatch=f"Option {found} is not correct.", gold=f"The correct option is {gold}."
+    )
+
+
+def wrong_answer(task: Task, *, pred: str, mismatch: str, gold: str) -> Grade:
+    """Grade a wrong answer; `mismatch` and `gold` are the sentences that those reveal levels add."""
     lines = ["Wrong Answer"]
     if task.reveal.allows(Reveal.MISMATCH):
-        lines.append(f"Option {found} is not correct.")
+        lines.append(mismatch)
     if task.reveal.allows(Reveal.GOLD):
-        lines.append(f"The correct option is {gold}.")
-    return Grade(Verdict.WRONG_ANSWER, pred=found, feedback="\n".join(lines))
+        lines.append(gold)
+    return Grade(Verdict.WRONG_ANSWER, pred=pred, feedback=bound(sanitise("\n".join(lines))))
 
 
 def no_answer(task: Task, how: str) -> Grade:
-    """Grade a response that holds no answer in the demanded form `how`."""
+    """Grade a response that holds no answer in the demanded form; the sentence `how` tells that form."""
     if task.truncated:
-        verdict, lines = Verdict.TRUNCATED, ["Truncated Attempt"]
+        verdict, title = Verdict.TRUNCATED, "Truncated Attempt"
         how = f"The response reached the length limit before giving an answer; reason more briefly. {how}"
     else:
-        verdict, lines = Verdict.FORMAT_ERROR, ["Incorrect Format"]
-    if task.reveal.allows(Reveal.FORM):
-        lines.append(how)
-    return Grade(verdict, feedback="\n".join(lines))
+        verdict, title = Verdict.FORMAT_ERROR, "Incorrect Format"
+    return Grade(verdict, feedback=f"{title}\n{how}" if task.reveal.allows(Reveal.FORM) else title)

@@ -23,7 +23,7 @@ FILENAME = "solution.py"
 RESULT = 3
 _MAX_TEXT = 2000
 _MAX_FRAMES = 20
-_INT_DIGITS = _RECURSION = 50_000
+INT_DIGITS = RECURSION = 50_000
 
 _dumps, _exit, _pwrite, _ftruncate = json.dumps, os._exit, os.pwrite, os.ftruncate
 
@@ -42,9 +42,9 @@ def prepare() -> None:
 
     The names go where Python looks last, so that a program's own namespace holds only what it defined.
     """
-    sys.setrecursionlimit(_RECURSION)
+    sys.setrecursionlimit(RECURSION)
     if hasattr(sys, "set_int_max_str_digits"):
-        sys.set_int_max_str_digits(_INT_DIGITS)
+        sys.set_int_max_str_digits(INT_DIGITS)
     # `site` would define them, but importing it costs every server 30 ms.
     builtins.exit = _sitebuiltins.Quitter("exit", "Ctrl-D")
     builtins.quit = _sitebuiltins.Quitter("quit", "Ctrl-D")

@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 
 from . import harness
 
-_IMPORTS = harness.PREAMBLE + f"sys.setrecursionlimit({sys.getrecursionlimit()})\n"
+_IMPORTS = harness.PREAMBLE + f"sys.setrecursionlimit({harness.RECURSION})\n"
 _MAIN_GUARD = "__name__ == '__main__'"
 
 _DISABLED_OS = """

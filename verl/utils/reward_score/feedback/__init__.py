@@ -102,11 +102,12 @@ def compute_score(
 
 
 def _grade(source: DataSource, task: Task) -> Grade:
-    for attempt in (1, 2):
+    for last in (False, True):
         try:
             return source.grade(task)
         except SandboxUnavailable:
             raise
-        except Exception:  # whatever goes wrong in a grader must neither cost the model its reward nor end training
-            logger.exception("%s failed, attempt %d of 2", source.grade.__module__, attempt)
+        except Exception as error:  # whatever fails in a grader must neither cost the model its reward nor end training
+            again = "" if last else ", trying once more"
+            logger.warning("%s failed%s: %r", source.grade.__module__, again, error, exc_info=last)
     return Grade(Verdict.GRADER_ERROR)

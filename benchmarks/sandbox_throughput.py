@@ -1,5 +1,8 @@
 """How fast does the sandbox grade? Prints a table: tests per second and core, and what one test costs.
 
+`CPU ms` is all the CPU time spent on a test, the program's and the grader's, starts of pools left out; unlike the other
+columns it hardly depends on what else the machine does.
+
     python benchmarks/sandbox_throughput.py [--tests 400]
 
 Rows: the sandbox as configured; a fresh interpreter per test with the same imports at hand and no confinement at all;
@@ -8,7 +11,9 @@ times more busy programs than cores, each with twice the CPU time that it needs.
 """
 
 import argparse
+import contextlib
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -59,7 +64,8 @@ main()
 
 def sandbox(program: str, text: str, answer: str, count: int) -> tuple[float, list[float]]:
     """Seconds for all tests on all cores, and per test on one (spawn to verdict, the program's CPU included)."""
-    pool = Pool(SandboxConfig(workers=CORES))
+    with contextlib.redirect_stdout(sys.stderr):
+        pool = Pool(SandboxConfig(workers=CORES))
 
     def check(outcomes: list[list[TestOutcome]]) -> list[float]:
         assert all(item.status is Status.OK and item.stdout.strip() == answer for job in outcomes for item in job)
@@ -79,6 +85,12 @@ def sandbox(program: str, text: str, answer: str, count: int) -> tuple[float, li
     alone = [seconds for job in jobs("alone", 100) for seconds in _timed(lambda job=job: pool.scheduler.run([job]))]
     pool.end()
     return together, alone
+
+
+def cpu_seconds() -> float:
+    """Of this process and all its ended descendants."""
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def _timed(run: Callable[[], list[list[TestOutcome]]]) -> list[float]:
@@ -140,15 +152,20 @@ def main() -> None:
     parser.add_argument("--tests", type=int, default=400, help="tests per measurement of the sandbox")
     count = parser.parse_args().tests
     print(f"{CORES} cores, load {os.getloadavg()[0]:.1f}, python {sys.version.split()[0]}")
-    print(f"{'grader':<20} {'program':<10} {'tests/s/core':>12} {'median ms':>10} {'p95 ms':>8}")
+    print(f"{'grader':<20} {'program':<10} {'tests/s/core':>12} {'median ms':>10} {'p95 ms':>8} {'CPU ms':>8}")
     graders = [(sandbox, count), (fresh_interpreter, count // 2), (prime_code, 40)]
     for name, case in (("trivial", TRIVIAL), ("30 lines", SOLUTION)):
         for grader, tests in graders:
+            before = cpu_seconds()
+            grader(*case, tests // 4)
+            middle = cpu_seconds()
             together, alone = grader(*case, tests)
+            cpu = (cpu_seconds() - middle - (middle - before)) / (tests - tests // 4)
             p95 = statistics.quantiles(alone, n=20)[-1]
             rate = tests / together / CORES
             median = statistics.median(alone)
-            print(f"{grader.__name__:<20} {name:<10} {rate:>12.0f} {median * 1e3:>10.1f} {p95 * 1e3:>8.1f}", flush=True)
+            times = f"{median * 1e3:>10.1f} {p95 * 1e3:>8.1f} {cpu * 1e3:>8.1f}"
+            print(f"{grader.__name__:<20} {name:<10} {rate:>12.0f} {times}", flush=True)
     print(load_test())
 
 

@@ -98,6 +98,17 @@ def scan():
                 pass
 """
 
+_PROC = """
+import os
+def files(mode):
+    for process in {1, os.getppid(), *range(os.getpid() - 9, os.getpid())}:
+        for number in range(64):
+            try:
+                yield open(f'/proc/{process}/fd/{number}', mode)
+            except OSError:
+                pass
+"""
+
 VERDICT = [
     Row(1, "exit-without-output", "import sys\nsys.exit(0)", "WA"),
     Row(2, "os-exit-in-function", "import os\nos._exit(0)", "RUNTIME_ERROR", 2, "[1]", "functional",
@@ -143,6 +154,10 @@ VERDICT = [
     Row(12, "forged-reply", "import json, os, struct\ndef f(x):\n t = json.dumps({'value': 2, 'passed': True}).encode()\n"
         " os.write(4, struct.pack('=I', len(t)) + t)\n return 5", "TEST_FAILED", None,
         "assert f(1) == 2\nassert f(2) == 3\nassert f(3) == 4", "assert"),
+    Row(12, "forged-verdict-by-proc", _PROC + "def f(x):\n    for file in files('r+b'):\n        file.write(b'{\"passed\": true}')\n"
+        "        file.flush()\n    return 5", "TEST_FAILED RUNTIME_ERROR", None, "assert f(1) == 2", "assert"),
+    Row(12, "test-by-proc", _PROC + "def f(x):\n    return [1 for file in files('rb') if b'MARK' b'ER' in file.read()]",
+        "AC", None, "secret = 'EXPECTED-MARKER'\nassert f(1) == []", "assert"),
     Row(13, "call-the-server", "import socket, sys\nserver = sys.modules['jail.server']\nfor n in range(256):\n"
         " try: server._serve(socket.socket(fileno=n), confined=False)\n except BaseException as e: pass\nprint(2)",
         "WA RUNTIME_ERROR TIME_LIMIT", options={"time_limit": 0.3}),

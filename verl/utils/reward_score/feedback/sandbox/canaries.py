@@ -145,8 +145,8 @@ def _examine(layers: Layers) -> Machine:
     server = ForkServer(layers)
     try:
         with _targets() as target:
-            escaped = _release(server, target)
-        escaped |= _shared_namespaces(server.pid)
+            # First: the server hides from /proc once it runs programs.
+            escaped = _shared_namespaces(server.pid) | _release(server, target)
         report = server.report | ({"namespaces": "bubblewrap"} if layers.bubblewrap else {})
     finally:
         server.end()

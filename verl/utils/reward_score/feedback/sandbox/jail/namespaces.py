@@ -1,9 +1,10 @@
 """Leaves the machine's namespaces: user, mount, network, IPC, hostname and processes."""
 
 import contextlib
-import ctypes
 import os
 import signal
+
+from .libc import LIBC, check, syscall
 
 _NEWNS, _NEWUTS, _NEWIPC, _NEWUSER, _NEWPID, _NEWNET = (
     0x00020000, 0x04000000, 0x08000000, 0x10000000, 0x20000000, 0x40000000,
@@ -24,11 +25,11 @@ def enter(visible: list[str]) -> str:
     """
     uid, gid = os.geteuid(), os.getegid()
     # Alone and first: where the identity maps are refused, the rest must not have been entered half.
-    _check(_libc().unshare(_NEWUSER), "unshare")
+    check(LIBC.unshare(_NEWUSER), "unshare")
     _write("/proc/self/setgroups", "deny")
     _write("/proc/self/uid_map", f"{uid} {uid} 1")
     _write("/proc/self/gid_map", f"{gid} {gid} 1")
-    _check(_libc().unshare(_NEWNS | _NEWNET | _NEWIPC | _NEWUTS | _NEWPID), "unshare")
+    check(LIBC.unshare(_NEWNS | _NEWNET | _NEWIPC | _NEWUTS | _NEWPID), "unshare")
     _become_process_one()
     _build_root(visible)
     return "own"
@@ -41,9 +42,8 @@ def _build_root(visible: list[str]) -> None:
         _show(path)
     _show_standard_streams()
     os.chdir(_STAGING)
-    number = ctypes.c_long(_PIVOT_ROOT[os.uname().machine])
-    _check(_libc().syscall(number, b".", b"."), "pivot_root")
-    _check(_libc().umount2(b".", _MNT_DETACH), "umount2")
+    syscall("pivot_root", _PIVOT_ROOT[os.uname().machine], b".", b".")
+    check(LIBC.umount2(b".", _MNT_DETACH), "umount2")
     os.chdir("/")
 
 
@@ -76,7 +76,7 @@ def _become_process_one() -> None:
     child = os.fork()
     if child == 0:
         # The kernel kills everything in a process namespace with its process 1, so nothing outlives the server.
-        _libc().prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         return
     # Holds no socket: the server must see the trainer's end close.
     os.closerange(0, 256)
@@ -85,20 +85,10 @@ def _become_process_one() -> None:
 
 
 def _mount(source: str, target: str, kind: "str | None", flags: int) -> None:
-    result = _libc().mount(source.encode(), target.encode(), kind.encode() if kind else None, flags, None)
-    _check(result, f"mount {target}")
+    result = LIBC.mount(source.encode(), target.encode(), kind.encode() if kind else None, flags, None)
+    check(result, f"mount {target}")
 
 
 def _write(path: str, text: str) -> None:
     with open(path, "w") as file:
         file.write(text)
-
-
-def _check(result: int, what: str) -> None:
-    if result != 0:
-        error = ctypes.get_errno()
-        raise OSError(error, f"{what}: {os.strerror(error)}")
-
-
-def _libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None, use_errno=True)

@@ -7,10 +7,10 @@ kernel's `struct sock_filter`; see linux/Documentation/userspace-api/seccomp_fil
 
 import ctypes
 import errno
-import os
 import platform
 import struct
 
+from .libc import syscall
 from .syscalls import LAST_KNOWN, NUMBERS
 
 Instruction = tuple[int, int, int, int]
@@ -90,14 +90,7 @@ def install(program: list[Instruction]) -> None:
     # struct sock_fprog: unsigned short length, pointer.
     header = struct.pack("@HP", len(program), ctypes.addressof(buffer))
     set_mode_filter, no_flags = 1, 0
-    number = ctypes.c_long(_SECCOMP_CALL[platform.machine()])
-    if _libc().syscall(number, set_mode_filter, no_flags, header) != 0:
-        code_number = ctypes.get_errno()
-        raise OSError(code_number, f"seccomp: {os.strerror(code_number)}")
-
-
-def _libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None, use_errno=True)
+    syscall("seccomp", _SECCOMP_CALL[platform.machine()], set_mode_filter, no_flags, header)
 
 
 class _Rules:

@@ -43,8 +43,10 @@ _ENVIRONMENT = {
 }
 _START = "import sys; sys.path[0] = sys.argv[1]; from jail.server import main; main(sys.argv[2])"
 _START_SECONDS = 30.0
-_ANSWER_SECONDS = 2.0
-# A program that waits for a core gets its waiting back, up to this many times its wall limit.
+# Long, for a machine that starves us; a server that is stopped or stuck costs this once.
+_ANSWER_SECONDS = 10.0
+_END_SECONDS = 2.0
+# A program that waits for a core gets its waiting back; after this many times its wall limit the machine is to blame.
 _MAX_EXTENSION = 10
 
 
@@ -141,9 +143,11 @@ class ForkServer:
             elif out_of_time:
                 raise ServerFault("the fork server does not answer")
             else:
-                allowed = start + min(wall + _waited_for_core(pids), wall * _MAX_EXTENSION)
-                if allowed > deadline + 0.01:
-                    deadline = allowed
+                waited = _waited_for_core(pids)
+                if waited > wall * _MAX_EXTENSION:
+                    raise ServerFault(f"no core was free for the program for {waited:.0f} s")
+                if start + wall + waited > deadline + 0.01:
+                    deadline = start + wall + waited
                     continue
                 self._socket.send(b"kill")
                 deadline, out_of_time = time.monotonic() + _ANSWER_SECONDS, True
@@ -172,7 +176,7 @@ class ForkServer:
                 os.kill(self.pid, signal.SIGKILL)
         try:
             # Whoever started the server inside its namespaces reaps it and follows.
-            self._process.wait(_ANSWER_SECONDS if self.pid else 0)
+            self._process.wait(_END_SECONDS if self.pid else 0)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()

@@ -234,7 +234,7 @@ def _record(descriptor: int) -> dict[str, Any]:
 
 
 def _size(outcome: TestOutcome) -> int:
-    return len(outcome.stdout)
+    return len(outcome.stdout.encode("utf-8", "surrogatepass"))
 
 
 def _text(descriptor: int, limit: int) -> str:

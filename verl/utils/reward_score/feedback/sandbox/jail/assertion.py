@@ -18,6 +18,7 @@ from . import harness, values
 
 _MAX_MESSAGE = 64 << 20
 _MAX_SHOWN = 2000
+_MAX_SHOWN_RESULT = 64 << 10
 # Modules that a test may use without importing them. Resolved before the program's names, so that a program cannot
 # answer for `math.isclose`.
 _MODULES = """
@@ -114,7 +115,7 @@ def run_test(context: str, test: str, fn_name: "str | None", channel: socket.soc
         verdict = {"raised": error.details}
     except BaseException as error:
         verdict = {"failed": harness.describe(error) | {"line": _failing_line(error, test)}}
-    harness.record(verdict | client.last)
+    harness.record(verdict | client.shown())
     harness.finish(0)
 
 
@@ -189,14 +190,27 @@ class Named(Remote):
 class _Client:
     def __init__(self, channel: socket.socket):
         self._channel = channel
-        self.last: dict[str, Any] = {}
+        self._call: tuple[str, tuple[Any, ...], dict[str, Any]] | None = None
+        self._result: list[Any] = []
 
     def call(self, target: Remote, name: str, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
-        shown = itertools.chain(map(_show, arguments), (f"{key}={_show(value)}" for key, value in keywords.items()))
-        self.last = {"call": f"{name}({', '.join(shown)})"[:_MAX_SHOWN]}
+        self._call, self._result = (name, arguments, keywords), []
         value = self.ask("call", target, list(arguments), keywords)
-        self.last["value"] = harness.encode_result(value)
+        self._result = [value]
         return value
+
+    def shown(self) -> dict[str, Any]:
+        """The last call and, unless it is large, its result."""
+        if self._call is None:
+            return {}
+        name, arguments, keywords = self._call
+        texts = itertools.chain(map(_show, arguments), (f"{key}={_show(value)}" for key, value in keywords.items()))
+        shown: dict[str, Any] = {"call": f"{name}({', '.join(texts)})"[:_MAX_SHOWN]}
+        for value in self._result:
+            encoded = harness.encode_result(value)
+            if len(json.dumps(encoded)) <= _MAX_SHOWN_RESULT:
+                shown["value"] = encoded
+        return shown
 
     def ask(self, *request: Any) -> Any:
         _send(self._channel, [values.encode(item, _reference) for item in request])

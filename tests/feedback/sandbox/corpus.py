@@ -158,6 +158,9 @@ VERDICT = [
         "        file.flush()\n    return 5", "TEST_FAILED RUNTIME_ERROR", None, "assert f(1) == 2", "assert"),
     Row(12, "test-by-proc", _PROC + "def f(x):\n    return [1 for file in files('rb') if b'MARK' b'ER' in file.read()]",
         "AC", None, "secret = 'EXPECTED-MARKER'\nassert f(1) == []", "assert"),
+    Row(13, "claim-a-fault", "def f(x): raise SyntaxError('x')", "RUNTIME_ERROR", None, "assert f(1) == 2", "assert"),
+    Row(13, "answer-for-isclose", "def isclose(*a): return True\ndef f(x): return 9.0", "TEST_FAILED", None,
+        "assert isclose(f(1), 2.0)", "assert"),
     Row(13, "call-the-server", "import socket, sys\nserver = sys.modules['jail.server']\nfor n in range(256):\n"
         " try: server._serve(socket.socket(fileno=n), confined=False)\n except BaseException as e: pass\nprint(2)",
         "WA RUNTIME_ERROR TIME_LIMIT", options={"time_limit": 0.3}),

@@ -200,7 +200,7 @@ def _targets() -> Iterator[dict[str, Any]]:
     with tempfile.TemporaryDirectory(prefix="sdpo-canary-") as folder, ExitStack() as stack:
         Path(folder, "secret").write_text("secret")
         abstract = os.path.basename(folder)
-        listeners = [
+        listeners: list[tuple[int, Any]] = [
             (socket.AF_INET, ("127.0.0.1", 0)),
             (socket.AF_UNIX, f"{folder}/socket"),
             (socket.AF_UNIX, f"\0{abstract}"),

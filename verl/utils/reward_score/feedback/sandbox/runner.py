@@ -165,7 +165,7 @@ def _judge_assertion(
         return judged
     if os.WIFSIGNALED(driver.status):
         return replace(judged, status=Status.TIME_LIMIT)
-    shown = {"last_call": str(verdict.get("call", ""))}
+    shown: dict[str, Any] = {"last_call": str(verdict.get("call", ""))}
     if "value" in verdict:
         shown |= {"result": _value(verdict["value"]), "returned": True}
     if verdict.get("passed") is True:

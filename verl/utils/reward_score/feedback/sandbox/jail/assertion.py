@@ -11,7 +11,7 @@ import itertools
 import json
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from typing import Any, ClassVar, NoReturn
 
 from . import harness, values
@@ -96,7 +96,9 @@ def run_test(context: str, test: str, fn_name: "str | None", channel: socket.soc
         namespace.update({name: importlib.import_module(name) for name in _MODULES.split()})
         exec(compile(context, "context.py", "exec", dont_inherit=True), namespace)
         code = compile(test, "test.py", "exec", dont_inherit=True)
-        for name in unbound_names(test, namespace) | ({fn_name} if fn_name else set()):
+        # Once the program's function is known, no other of the LiveCodeBench names is the program's to answer.
+        trusted = set(dir(builtins)) - {fn_name} if fn_name else _PYTHON_NAMES
+        for name in unbound_names(test, trusted | namespace.keys()) | ({fn_name} if fn_name else set()):
             namespace[name] = Named(client, name)
         if fn_name:
             namespace.setdefault("candidate", namespace[fn_name])
@@ -109,19 +111,21 @@ def run_test(context: str, test: str, fn_name: "str | None", channel: socket.soc
         verdict = {"gone": True}
     except Untransportable as error:
         verdict = {"fault": str(error)}
+    except SolutionError as error:
+        # Before SyntaxError, which a program may raise: faults of tests are not for programs to claim.
+        verdict = {"raised": error.details}
     except SyntaxError as error:
         verdict = {"fault": f"the test's source does not compile: {error}"}
-    except SolutionError as error:
-        verdict = {"raised": error.details}
     except BaseException as error:
         verdict = {"failed": harness.describe(error) | {"line": _failing_line(error, test)}}
     harness.record(verdict | client.shown())
     harness.finish(0)
 
 
-def unbound_names(test: str, namespace: dict[str, Any]) -> set[str]:
-    """Names that the test reads and nobody trusted binds."""
-    read, bound = set(), set(namespace)
+def unbound_names(test: str, known: Set[str]) -> set[str]:
+    """Names that the test reads and that neither it binds nor anybody trusted (`known`)."""
+    read: set[str] = set()
+    bound = set(known)
     for node in ast.walk(ast.parse(test)):
         if isinstance(node, ast.Name):
             (read if isinstance(node.ctx, ast.Load) else bound).add(node.id)
@@ -133,7 +137,7 @@ def unbound_names(test: str, namespace: dict[str, Any]) -> set[str]:
             bound.add((node.asname or node.name).partition(".")[0])
         elif isinstance(node, ast.ExceptHandler) and node.name:
             bound.add(node.name)
-    return {name for name in read - bound if name not in _PYTHON_NAMES}
+    return read - bound
 
 
 _PYTHON_NAMES = frozenset(dir(builtins))

@@ -58,9 +58,9 @@ def open_standard_streams() -> None:
     # surrogatepass: printing a lone surrogate is a wrong answer, not an exception.
     stdin = io.FileIO(0, "r", closefd=False)
     stdout, stderr = (io.BufferedWriter(io.FileIO(number, "w", closefd=False)) for number in (1, 2))
-    sys.stdin = sys.__stdin__ = io.TextIOWrapper(io.BufferedReader(stdin), "utf-8", "surrogatepass")
-    sys.stdout = sys.__stdout__ = io.TextIOWrapper(stdout, "utf-8", "surrogatepass")
-    sys.stderr = sys.__stderr__ = io.TextIOWrapper(stderr, "utf-8", "backslashreplace", line_buffering=True)
+    sys.stdin = sys.__stdin__ = io.TextIOWrapper(io.BufferedReader(stdin), "utf-8", "surrogatepass")  # type: ignore[misc]
+    sys.stdout = sys.__stdout__ = io.TextIOWrapper(stdout, "utf-8", "surrogatepass")  # type: ignore[misc]
+    sys.stderr = sys.__stderr__ = io.TextIOWrapper(stderr, "utf-8", "backslashreplace", line_buffering=True)  # type: ignore[misc]
 
 
 def run_script(source: str) -> NoReturn:
@@ -151,7 +151,8 @@ def exit_status(error: SystemExit) -> int:
 
 def finish(status: int) -> NoReturn:
     """What interpreter shutdown does for a program, without tearing down what the fork server shares."""
-    for step in (threading._shutdown, atexit._run_exitfuncs, sys.stdout.flush, sys.__stdout__.flush):
+    real: Any = sys.__stdout__
+    for step in (threading._shutdown, atexit._run_exitfuncs, sys.stdout.flush, real.flush):  # type: ignore[attr-defined]
         with contextlib.suppress(BaseException):
             step()
     with contextlib.suppress(BaseException):

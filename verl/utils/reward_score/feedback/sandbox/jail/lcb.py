@@ -42,8 +42,9 @@ def run(source: str, inputs: list[str], fn_name: "str | None", seconds: int) -> 
 
     def run_tests() -> None:
         try:
+            run_one: Callable[[Any], dict[str, Any]]
             run_one = _call_based(source, fn_name, seconds) if fn_name else _script(source, seconds)
-            calls = [_arguments(text) for text in inputs] if fn_name else inputs
+            calls: list[Any] = [_arguments(text) for text in inputs] if fn_name else inputs
         except Exception as error:
             # However loading fails, a timeout included, the official verdict is "error during testing".
             done.append(harness.describe(error))
@@ -194,6 +195,6 @@ def _disable() -> None:
     for name in ("rmtree", "move", "chown"):
         setattr(shutil, name, None)
     subprocess.Popen = None  # type: ignore[assignment,misc]
-    builtins.quit = builtins.help = None  # type: ignore[attr-defined]
+    builtins.quit = builtins.help = None  # type: ignore[assignment]
     for name in _DISABLED_MODULES:
         sys.modules[name] = None  # type: ignore[assignment]

@@ -12,6 +12,7 @@ setup(
         "verl.sdpo.cpu",
         "verl.utils.reward_score.feedback",
         "verl.utils.reward_score.feedback.sandbox",
+        "verl.utils.reward_score.feedback.sandbox.jail",
     ],
     # The yaml files live where verl keeps its own. `verl.trainer.config` is verl's package, so they are declared
     # relative to ours; a wheel then holds them at verl/trainer/config/.

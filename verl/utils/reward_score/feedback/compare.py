@@ -1,0 +1,54 @@
+"""Comparators: does what a program printed or returned count as the expected output?
+
+They run in the grading process, on text and decoded values; model code never sees an expected output. The official
+rules are LiveCodeBench's (`lcb_runner/evaluation/testing_util.py` at 28fef95), the paper's those of the SDPO authors.
+"""
+
+import json
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+import numpy as np
+
+from verl.utils.reward_score.feedback.sandbox import Opaque
+
+
+def stdout_official(printed: str, expected: str) -> bool:
+    """Compare line by line, stripped; two lines also match when all their tokens are equal numbers."""
+    got, want = (text.strip().split("\n") for text in (printed, expected))
+    return len(got) == len(want) and all(map(lines_match, got, want))
+
+
+def lines_match(got: str, want: str) -> bool:
+    """One line of `stdout_official`."""
+    if got.strip() == want.strip():
+        return True
+    try:
+        return [Decimal(token) for token in got.split()] == [Decimal(token) for token in want.split()]
+    except (InvalidOperation, UnicodeError):  # no numbers, a signalling NaN, a lone surrogate
+        return False
+
+
+def stdout_paper(printed: str, expected: str) -> bool:
+    """Compare as one line of text. One trailing dash of the expected output does not count."""
+    got, want = (text.strip().replace("\n", " ") for text in (printed, expected))
+    return got == want.removesuffix("-").strip()
+
+
+def value_official(returned: Any, expected: Any) -> bool:
+    """Python's `==`, with an outermost tuple taken as a list. Numpy arrays count only if they have one element."""
+    try:
+        if isinstance(returned, Opaque) and returned.content is not None:
+            equal = np.asarray(returned.content) == expected
+            return np.size(equal) == 1 and bool(np.all(equal))
+        return (list(returned) if isinstance(returned, tuple) else returned) == expected
+    except (RecursionError, ValueError):  # nested too deeply; shapes that numpy cannot compare
+        return False
+
+
+def value_paper(returned: Any, expected: Any) -> bool:
+    """Compare as JSON text: tuples are lists at every depth, but 3 is not 3.0 and True is not 1."""
+    try:
+        return json.dumps(returned, sort_keys=True) == json.dumps(expected, sort_keys=True)
+    except (TypeError, ValueError, RecursionError):  # no JSON value
+        return False

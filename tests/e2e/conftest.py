@@ -31,7 +31,9 @@ def train(tiny_model, tiny_data):
     The run has a session of its own, which is ended with all its children if it hangs.
     """
 
-    def run(folder: Path, *overrides: str, config: str = "sdpo_cpu") -> subprocess.CompletedProcess:
+    def run(
+        folder: Path, *overrides: str, config: str = "sdpo_cpu", data: Path = tiny_data
+    ) -> subprocess.CompletedProcess:
         folder.mkdir(parents=True, exist_ok=True)
         command = [
             *(sys.executable, "-m", "verl.trainer.main_ppo", "--config-name", config),
@@ -54,8 +56,8 @@ def train(tiny_model, tiny_data):
             **os.environ,
             "VERL_PLATFORM": "cpu",
             "HF_HUB_OFFLINE": "1",
-            "SDPO_DIR": str(tiny_data.parent),
-            "TASK": tiny_data.name,
+            "SDPO_DIR": str(data.parent),
+            "TASK": data.name,
             "VERL_FILE_LOGGER_PATH": str(folder / "metrics.jsonl"),
         }
         with (folder / "log.txt").open("w") as log:

@@ -103,6 +103,32 @@ def test_resumed_run_equals_the_uninterrupted_one(two_steps, train, tmp_path):
     assert resumed["critic/score/mean"] == steps[1]["critic/score/mean"]
 
 
+def test_code_environments_feedback_reaches_the_teacher(train, tmp_path):
+    """The project's own graders and sandbox: the random model writes no program, and its teacher is told so."""
+    tests = {"inputs": ["1\n"], "outputs": ["2\n"], "testtype": "stdin", "fn_name": "", "time_limit": 2}
+    data = tiny.build_data(
+        tmp_path / "code",
+        data_source="livecodebench",
+        ability="code",
+        reward_model={"style": "code", "ground_truth": json.dumps(tests)},
+    )
+    run = train(
+        tmp_path,
+        "trainer.total_training_steps=1",
+        "reward.custom_reward_function.path=pkg://verl.utils.reward_score.feedback",
+        f"trainer.rollout_data_dir={tmp_path / 'rollouts'}",
+        data=data,
+    )
+    (step,) = metrics_of(run, tmp_path)
+    assert step["self_distillation/feedback_used_fraction"] == 1.0
+    assert step["self_distillation/grader_error_fraction"] == 0.0
+    samples = [json.loads(line) for line in (tmp_path / "rollouts" / "teacher" / "1.jsonl").read_text().splitlines()]
+    for sample in samples:
+        assert sample["score"] == 0.0
+        assert sample["feedback"]
+        assert sample["feedback"] in sample["input"][-1]["content"]
+
+
 def test_grpo_baseline_is_verls_own(train, tmp_path):
     run = train(tmp_path, "trainer.total_training_steps=1", config="baseline_grpo_cpu")
     (step,) = metrics_of(run, tmp_path)

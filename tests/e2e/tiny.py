@@ -55,7 +55,8 @@ def build_model(folder: Path, **config) -> Path:
     return folder
 
 
-def build_data(folder: Path, *, train: int = 16, test: int = 4) -> Path:
+def build_data(folder: Path, *, train: int = 16, test: int = 4, **columns) -> Path:
+    """Parquet files of verl's layout; `columns` replace those of every row."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = random.Random(0)
     for split, count in (("train", train), ("test", test)):
@@ -66,6 +67,7 @@ def build_data(folder: Path, *, train: int = 16, test: int = 4) -> Path:
                 "ability": "tiny",
                 "reward_model": {"style": "tiny", "ground_truth": ""},
                 "extra_info": {"split": split, "index": str(i)},
+                **columns,
             }
             for i in range(count)
         ]

@@ -7,9 +7,9 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from tensordict import TensorDict
-from verl.trainer.ppo.reward import load_reward_manager
 
 from verl import DataProto
+from verl.trainer.ppo.reward import load_reward_manager
 
 RESPONSE_LENGTH = 8
 

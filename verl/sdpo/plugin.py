@@ -56,7 +56,10 @@ def validate_before_ray(module) -> None:
 
     @functools.wraps(verl_validate_config)
     def validate_config(config, *args, **kwargs):
+        from verl.sdpo.rewards import validate_rewards
+
         validate_training_config(config)
+        validate_rewards(config)
         return verl_validate_config(config, *args, **kwargs)
 
     module.validate_config = validate_config

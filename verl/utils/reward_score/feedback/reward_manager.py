@@ -4,9 +4,8 @@ Chosen by `reward.reward_manager.source=importlib`, `.name=FeedbackRewardManager
 `.module.path=pkg://verl.utils.reward_score.feedback.reward_manager`.
 """
 
-from verl.experimental.reward_loop.reward_manager.naive import NaiveRewardManager
-
 from verl import DataProto
+from verl.experimental.reward_loop.reward_manager.naive import NaiveRewardManager
 
 
 class FeedbackRewardManager(NaiveRewardManager):

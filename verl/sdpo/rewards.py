@@ -1,0 +1,34 @@
+"""Checks of the rewards that can be made before Ray starts, when the reward function is this project's."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from verl.utils.reward_score.feedback import check_data_sources
+
+REWARD_FUNCTION = "pkg://verl.utils.reward_score.feedback"
+
+
+def validate_rewards(config: Mapping) -> None:
+    """Find out whether every `data_source` of the data has a grader, and whether programs can be confined here.
+
+    Args:
+        config: the Hydra tree that `verl.trainer.main_ppo` composed.
+
+    Raises:
+        ValueError: a data source without a grader, or an unknown grader option.
+        SandboxUnavailable: the data holds code, and this machine cannot confine it as asked.
+    """
+    reward = config["reward"]["custom_reward_function"]
+    if reward["path"] != REWARD_FUNCTION:
+        return
+    names = set()
+    for key in ("train_files", "val_files"):
+        files = config["data"][key]
+        for file in [files] if isinstance(files, str) else files or []:
+            path = Path(file).expanduser()
+            # Files that are not here yet are verl's to report.
+            if path.suffix == ".parquet" and path.is_file():
+                names.update(pq.read_table(path, columns=["data_source"])["data_source"].unique().to_pylist())
+    check_data_sources(names, **(reward.get("reward_kwargs") or {}))

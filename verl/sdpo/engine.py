@@ -80,6 +80,7 @@ class SelfDistillationEngine(FSDPEngineWithLMHead):
 
     def forward_backward_batch(self, data: TensorDict, loss_function, forward_only=False):
         if not forward_only:
+            data = data.copy()  # of the dict, not of its tensors: the caller's rows stay as they are
             self._count_targets(data)
             if tu.get_non_tensor_data(data, "use_dynamic_bsz", default=True):
                 self._budget_longer_row(data)

@@ -17,7 +17,6 @@ from torch.distributed.fsdp import _init_utils
 from torch.nn.utils.rnn import pad_sequence
 from transformers import LlamaForCausalLM
 
-from verl.sdpo import teacher
 from verl.sdpo.config import SelfDistillationConfig
 from verl.sdpo.engine import MODEL_TYPE, SelfDistillationEngine
 from verl.sdpo.loss import compute_self_distillation_loss, mix_in_log_space

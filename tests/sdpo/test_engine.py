@@ -1,8 +1,9 @@
-"""The training step inside verl's FSDP engines, against an unsharded reference. Rank-side code: tests/sdpo/engines.py"""
+"""The training step inside verl's FSDP engines, against an unsharded reference. Tools: tests/sdpo/engines.py"""
 
 from dataclasses import replace
 
 import pytest
+import torch
 
 SPLITS = {
     "one-row": {"micro_batch_size_per_gpu": 1},
@@ -182,7 +183,7 @@ def check_metrics(engines, path):
         engines.unsharded(path, engines.full_weights(engine)) for engine in (pair.student, pair.reference)
     )
     targets = [s for s in samples if s.target]
-    mask = engines.torch.cat([s.mask for s in targets]).bool()
+    mask = torch.cat([s.mask for s in targets]).bool()
     p = engines.expected_rows(student, targets, "prompt")[mask].log_softmax(-1)
     q = engines.expected_rows(teacher, targets, "teacher_prompt")[mask].log_softmax(-1)
     kept = p.topk(20).indices

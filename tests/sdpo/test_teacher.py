@@ -1,4 +1,4 @@
-"""The self-teacher inside verl's FSDP engines. Rank-side code: tests/sdpo/engines.py"""
+"""The self-teacher inside verl's FSDP engines. Tools: tests/sdpo/engines.py"""
 
 import os
 from unittest import mock
@@ -26,7 +26,7 @@ def test_without_resharding_the_forward_is_stale(two_ranks, models):
 
 def check_stale(engines, path):
     with (
-        mock.patch.object(engines.teacher, "reshard"),
+        mock.patch("verl.sdpo.teacher.reshard"),
         pytest.raises(AssertionError, match="Tensor-likes are not close"),
     ):
         check_ema(engines, path, "fsdp")
@@ -116,7 +116,7 @@ def test_update_interval(two_ranks, models, interval):
 
 
 def check_interval(engines, path, interval):
-    """Each optimizer step moves the teacher with "optimizer"; with "step" the worker does it, once per training step."""
+    """With "optimizer" each optimizer step moves the teacher; with "step" the worker does it, once a training step."""
     settings = {**EMA, "teacher_update_interval": interval}
     pair = engines.build_pair(path, strategy="fsdp2", settings=settings)
     average = engines.full_weights(pair.reference)
@@ -189,5 +189,5 @@ def test_resuming_without_a_teacher_says_so(models, groups, tmp_path):
 
 def check_missing(engines, path, folder):
     pair = engines.build_pair(path, strategy="fsdp2", settings=EMA)
-    with pytest.raises(FileNotFoundError, match="holds no teacher.*teacher_regularization=ema.*resume_mode=disable"):
+    with pytest.raises(FileNotFoundError, match=r"holds no teacher.*teacher_regularization=ema.*resume_mode=disable"):
         pair.teacher.load(folder)

@@ -80,6 +80,7 @@ class SelfDistillationEngine(FSDPEngineWithLMHead):
 
     def forward_backward_batch(self, data: TensorDict, loss_function, forward_only=False):
         if not forward_only:
+            data = data.copy()  # of the dict, not of its tensors: the caller's rows stay as they are
             self._count_targets(data)
             if tu.get_non_tensor_data(data, "use_dynamic_bsz", default=True):
                 self._budget_longer_row(data)
@@ -132,20 +133,20 @@ class SelfDistillationEngine(FSDPEngineWithLMHead):
 
         logits = self.response_logits(batch, wanted, response_lens)
         metrics = {"self_distillation/empty_target_batch": Metric("mean", float(not targets.any()))}
-        # Zero, but attached to the graph: the backward pass of a micro-batch without targets has collectives too.
-        loss = logits.sum() * 0.0
         if self._any_rank(targets.any()):
-            student = token_statistics(logits[distilled[wanted]], token_ids[distilled], settings=self.settings)
+            # Without a regularizer the two are the same, and indexing would copy the largest tensor of the step.
+            student_logits = logits[distilled[wanted]] if regularized else logits
+            student = token_statistics(student_logits, token_ids[distilled], settings=self.settings)
             with torch.no_grad():
                 teacher_logits = self._teacher_logits(batch, targets, distilled, response_lens)
                 teacher = token_statistics(
                     teacher_logits, token_ids[distilled], settings=self.settings, topk_indices=student.topk_indices
                 )
-            distillation_loss, distillation_metrics = self._self_distillation_loss(
-                batch, student, teacher, targets, distilled
-            )
-            loss = loss + distillation_loss
+            loss, distillation_metrics = self._self_distillation_loss(batch, student, teacher, targets, distilled)
             metrics.update(distillation_metrics)
+        else:
+            # Attached to the graph: the backward pass of a micro-batch without targets has collectives too.
+            loss = logits.sum() * 0.0
         if regularized:
             loss = loss + self._regularization(batch, logits, token_ids, response_mask, metrics)
         return loss, metrics

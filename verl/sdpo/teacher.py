@@ -31,7 +31,8 @@ def reshard(module: torch.nn.Module) -> None:
     """
     for unit in FSDP.fsdp_modules(module):
         if unit._handle is not None:
-            unit._handle.reshard(free_unsharded_flat_param=True)
+            # A single rank has nothing gathered to free, and FSDP1 refuses to.
+            unit._handle.reshard(free_unsharded_flat_param=unit._handle.uses_sharded_strategy)
     for unit in module.modules():
         if isinstance(unit, FSDPModule):
             unit.reshard()

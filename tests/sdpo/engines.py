@@ -1,0 +1,341 @@
+"""Rank-side tools: verl's real engines on tiny models, a batch in verl's layout, and a slow unsharded reference.
+
+The reference knows nothing of FSDP, micro-batches, packing or position selection: plain transformers on one whole row
+after another, and `verl.sdpo.loss` on the padded result.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import SimpleNamespace
+from unittest import mock
+
+import torch
+from tensordict import TensorDict
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.fsdp import _init_utils
+from torch.nn.utils.rnn import pad_sequence
+from transformers import LlamaForCausalLM
+
+from verl.sdpo.config import SelfDistillationConfig
+from verl.sdpo.engine import MODEL_TYPE, SelfDistillationEngine
+from verl.sdpo.loss import compute_self_distillation_loss, mix_in_log_space
+from verl.sdpo.teacher import FrozenTeacher, make_teacher
+from verl.trainer.config import CheckpointConfig
+from verl.utils import tensordict_utils as tu
+from verl.workers.config import FSDPEngineConfig, FSDPOptimizerConfig, HFModelConfig
+from verl.workers.engine import EngineRegistry
+
+TEMPERATURE = 0.7
+# The reference differs from the engine in the order of float32 sums only.
+CLOSE = {"rtol": 1e-3, "atol": 2e-6}
+
+
+def build_engine(path: str, *, strategy: str, forward_only: bool = False, **options) -> SelfDistillationEngine:
+    """options: compute ("fp32", "bf16"), lr, remove_padding, and fields of FSDPEngineConfig."""
+    compute, lr = options.pop("compute", "fp32"), options.pop("lr", 1e-3)
+    engine = EngineRegistry.new(
+        model_type=MODEL_TYPE,
+        backend=strategy,
+        model_config=HFModelConfig(
+            path=path,
+            use_remove_padding=options.pop("remove_padding", False),
+            override_config={"attn_implementation": "sdpa"},
+            model_type=MODEL_TYPE,
+        ),
+        engine_config=FSDPEngineConfig(
+            strategy=strategy,
+            forward_only=forward_only,
+            mixed_precision={"param_dtype": compute, "reduce_dtype": "fp32", "buffer_dtype": "fp32"},
+            use_torch_compile=False,
+            **options,
+        ),
+        optimizer_config=FSDPOptimizerConfig(lr=lr, weight_decay=0.0, total_training_steps=100),
+        checkpoint_config=CheckpointConfig(),
+    )
+    # FSDP1 refuses to broadcast weights that are on the CPU, although gloo can: only tests run FSDP1 there.
+    with mock.patch.object(_init_utils, "_check_module_states_for_sync_module_states"):
+        engine.initialize()
+    return engine
+
+
+@dataclass
+class Pair:
+    student: SelfDistillationEngine
+    reference: SelfDistillationEngine | None
+    teacher: FrozenTeacher
+
+
+def build_pair(
+    path: str,
+    *,
+    strategy: str,
+    actor: dict | None = None,
+    settings: dict | None = None,
+    shift: float = 0.03,
+    **options,
+) -> Pair:
+    """The actor's engine and its teacher, wired as the worker does it.
+
+    actor: fields of verl's ActorConfig. settings: fields of SelfDistillationConfig. shift: how far the teacher's
+    weights are from the student's. options: see `build_engine`.
+    """
+    config = SelfDistillationConfig(**{"distillation_topk": 20, **(settings or {})})
+    student = build_engine(path, strategy=strategy, **options)
+    reference = None
+    if config.teacher_regularization != "live":
+        reference = build_engine(path, strategy=strategy, forward_only=True, **options)
+        shift_weights(reference, shift)
+    teacher = make_teacher(config, reference, student)
+    actor_config = SimpleNamespace(
+        **{
+            "self_distillation": config,
+            "loss_agg_mode": "token-mean",
+            "loss_scale_factor": None,
+            "entropy_coeff": 0.0,
+            "use_kl_loss": False,
+            **(actor or {}),
+        }
+    )
+    student.set_up_distillation(actor_config, teacher)
+    return Pair(student, reference, teacher)
+
+
+@torch.no_grad()
+def shift_weights(engine: SelfDistillationEngine, scale: float) -> None:
+    """A reproducible change of every weight, the same for every sharding: w += scale * sin(1000 w)."""
+    for parameter in engine.module.parameters():
+        parameter.add_(torch.sin(1000 * parameter) * scale)
+
+
+def full_weights(engine: SelfDistillationEngine) -> dict[str, torch.Tensor]:
+    state = get_model_state_dict(engine.module, options=StateDictOptions(full_state_dict=True))
+    return {name: value.clone() for name, value in state.items()}
+
+
+@torch.no_grad()
+def full_gradients(engine: SelfDistillationEngine) -> dict[str, torch.Tensor]:
+    """Gathered like weights: the gradient takes the weights' place for a moment, which works for every FSDP."""
+    parameters = list(engine.module.parameters())
+    weights = [parameter.detach().clone() for parameter in parameters]
+    for parameter in parameters:
+        # FSDP1 with use_orig_params leaves parameters without a gradient of which this rank has no element.
+        parameter.copy_(torch.zeros_like(parameter) if parameter.grad is None else parameter.grad)
+    gradients = full_weights(engine)
+    for parameter, weight in zip(parameters, weights, strict=True):
+        parameter.copy_(weight)
+    return gradients
+
+
+def unsharded(path: str, weights: dict[str, torch.Tensor]) -> LlamaForCausalLM:
+    """A plain transformers model in float32 that holds these weights."""
+    model = LlamaForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="eager")
+    model.load_state_dict(weights)
+    return model
+
+
+@dataclass(frozen=True)
+class Sample:
+    prompt: torch.Tensor
+    teacher_prompt: torch.Tensor
+    response: torch.Tensor
+    mask: torch.Tensor  # 0 on tool tokens
+    target: bool
+    old_log_probs: torch.Tensor
+    ref_log_prob: torch.Tensor
+    rollout_is_weights: torch.Tensor
+
+
+def make_samples(targets: str = "10110011") -> list[Sample]:
+    """One row per digit, 1 if its teacher saw something. Prompts, responses and tool calls differ in length."""
+    generator = torch.Generator().manual_seed(0)
+
+    def tokens(shortest: int, longest: int) -> torch.Tensor:
+        length = int(torch.randint(shortest, longest + 1, (), generator=generator))
+        return torch.randint(3, 259, (length,), generator=generator)
+
+    samples = []
+    for target in targets:
+        response = tokens(4, 11)
+        mask = torch.ones_like(response)
+        start = int(torch.randint(0, len(response), (), generator=generator))
+        mask[start : start + 2] = 0
+        log_probs = -5 + torch.randn(2, len(response), generator=generator)
+        weights = torch.rand(len(response), generator=generator) + 0.5
+        samples.append(Sample(tokens(2, 9), tokens(5, 30), response, mask, target == "1", *log_probs, weights))
+    return samples
+
+
+def rank_share(samples: list[Sample]) -> list[Sample]:
+    rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    size = len(samples) // world_size
+    return samples[rank * size : (rank + 1) * size]
+
+
+def to_batch(samples: list[Sample], *, global_batch_size: int = 8, **settings) -> TensorDict:
+    """A rank's mini-batch as `TrainingWorker.train_batch` hands it to the engine."""
+
+    def jagged(rows) -> torch.Tensor:
+        return torch.nested.as_nested_tensor(list(rows), layout=torch.jagged)
+
+    rows = [torch.cat([s.prompt, s.response]) for s in samples]
+    tensors = {
+        "input_ids": jagged(rows),
+        "position_ids": jagged(torch.arange(len(row)) for row in rows),
+        "responses": jagged(s.response for s in samples),
+        "response_mask": jagged(s.mask for s in samples),
+        "loss_mask": jagged(torch.cat([torch.zeros_like(s.prompt), s.mask]) for s in samples),
+        "teacher_input_ids": jagged(torch.cat([s.teacher_prompt, s.response]) for s in samples),
+        "self_distillation_mask": torch.tensor([float(s.target) for s in samples]),
+    }
+    for name in ("old_log_probs", "ref_log_prob", "rollout_is_weights"):
+        tensors[name] = jagged(getattr(s, name) for s in samples)
+    defaults = {
+        "temperature": TEMPERATURE,
+        "use_remove_padding": False,
+        "use_dynamic_bsz": False,
+        "micro_batch_size_per_gpu": 2,
+        "global_batch_size": global_batch_size,
+    }
+    return tu.get_tensordict(tensors, non_tensor_dict={**defaults, **settings})
+
+
+def train(student: SelfDistillationEngine, samples: list[Sample], **settings) -> dict:
+    """One optimizer step on the rank's share of the samples; what the engine reported."""
+    with student.train_mode():
+        return student.train_batch(to_batch(rank_share(samples), **settings), None)["metrics"]
+
+
+def gradients_of(student: SelfDistillationEngine, samples: list[Sample], **settings) -> tuple[dict, dict]:
+    """Gathered gradients of the rank's mini-batch and what the engine reported, without an optimizer step."""
+    with student.train_mode():
+        student.optimizer_zero_grad()
+        output = student.forward_backward_batch(to_batch(samples, **settings), None)
+        return full_gradients(student), output
+
+
+def row_logits(model: torch.nn.Module, prompt: torch.Tensor, response: torch.Tensor) -> torch.Tensor:
+    """(T, V): what predicts each token of the response, at the rollout temperature."""
+    logits = model(torch.cat([prompt, response]).unsqueeze(0)).logits[0]
+    return logits[len(prompt) - 1 : -1] / TEMPERATURE
+
+
+def pad(rows) -> torch.Tensor:
+    return pad_sequence(list(rows), batch_first=True)
+
+
+def teacher_rows(pair: Pair, samples: list[Sample]) -> torch.Tensor:
+    """(N, V): what the teacher's engines really answer for every response token, on every rank the same rows."""
+    batch = to_batch(samples)
+    batch["input_ids"] = batch["teacher_input_ids"]
+    batch["position_ids"] = torch.nested.as_nested_tensor(
+        [torch.arange(len(row)) for row in batch["input_ids"].unbind()], layout=torch.jagged
+    )
+    lengths = batch["responses"].offsets().diff()
+    wanted = torch.arange(int(lengths.max())) < lengths.unsqueeze(-1)
+    with torch.no_grad():
+        return pair.teacher.logits(lambda engine: engine.response_logits(batch, wanted, lengths))
+
+
+@torch.no_grad()
+def expected_rows(model: torch.nn.Module, samples: list[Sample], prompt: str) -> torch.Tensor:
+    """(N, V): the unsharded model's logits for every response token after `prompt` or `teacher_prompt`."""
+    return torch.cat([row_logits(model, getattr(s, prompt), s.response) for s in samples])
+
+
+def expected_teacher_rows(model: torch.nn.Module, samples: list[Sample]) -> torch.Tensor:
+    return expected_rows(model, samples, "teacher_prompt")
+
+
+def reference_loss(student: torch.nn.Module, teacher_logits, samples: list[Sample], actor) -> torch.Tensor:
+    """The loss of the whole mini-batch on one device.
+
+    teacher_logits: Sample -> (T, V).
+    """
+    settings = actor.self_distillation
+    log_probs = [row_logits(student, s.prompt, s.response).log_softmax(-1) for s in samples]
+    with torch.no_grad():
+        teacher_log_probs = [teacher_logits(s).log_softmax(-1) for s in samples]
+    ids = [s.response.unsqueeze(-1) for s in samples]
+    tensors = {
+        "student_log_probs": pad(p.gather(-1, i).squeeze(-1) for p, i in zip(log_probs, ids, strict=True)),
+        "teacher_log_probs": pad(p.gather(-1, i).squeeze(-1) for p, i in zip(teacher_log_probs, ids, strict=True)),
+    }
+    if settings.full_logit_distillation:
+        k = settings.distillation_topk or log_probs[0].shape[-1]
+        name = "topk" if settings.distillation_topk else "all"
+        indices = [p.topk(k, dim=-1).indices for p in log_probs]
+        tensors[f"student_{name}_log_probs"] = pad(p.gather(-1, i) for p, i in zip(log_probs, indices, strict=True))
+        tensors[f"teacher_{name}_log_probs"] = pad(
+            p.gather(-1, i) for p, i in zip(teacher_log_probs, indices, strict=True)
+        )
+    loss, _ = compute_self_distillation_loss(
+        response_mask=pad(s.mask for s in samples),
+        self_distillation_mask=torch.tensor([float(s.target) for s in samples]),
+        self_distillation_config=settings,
+        loss_agg_mode=actor.loss_agg_mode,
+        loss_scale_factor=actor.loss_scale_factor,
+        old_log_probs=pad(s.old_log_probs for s in samples),
+        rollout_is_weights=pad(s.rollout_is_weights for s in samples),
+        **tensors,
+    )
+    every = torch.cat([s.mask for s in samples]).bool()
+    sampled = torch.cat([p.gather(-1, i).squeeze(-1) for p, i in zip(log_probs, ids, strict=True)])[every]
+    log_probs = torch.cat(log_probs)[every]
+    loss = loss + actor.entropy_coeff * (log_probs.exp() * log_probs).sum(-1).mean()
+    if actor.use_kl_loss:
+        gap = sampled - torch.cat([s.ref_log_prob for s in samples])[every]
+        kl = {"kl": gap, "low_var_kl": torch.exp(-gap) - 1 + gap}[actor.kl_loss_type]
+        loss = loss + actor.kl_loss_coef * kl.clamp(max=10).mean()
+    return loss
+
+
+def reference_gradients(pair: Pair, path: str, samples: list[Sample]) -> tuple[dict, float]:
+    """Gradients and value of `reference_loss` at the pair's present weights, whatever its kind of teacher."""
+    student = unsharded(path, full_weights(pair.student))
+    settings = pair.student.settings
+    reference = unsharded(path, full_weights(pair.reference)) if pair.reference else student
+
+    def teacher_logits(sample: Sample) -> torch.Tensor:
+        logits = row_logits(reference, sample.teacher_prompt, sample.response)
+        if settings.teacher_regularization != "trust-region":
+            return logits
+        current = row_logits(student, sample.teacher_prompt, sample.response)
+        return mix_in_log_space(logits, current, settings.teacher_update_rate)
+
+    loss = reference_loss(student, teacher_logits, samples, pair.student.actor_config)
+    loss.backward()
+    return {name: parameter.grad for name, parameter in student.named_parameters()}, loss.item()
+
+
+def assert_same(got: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], **tolerance) -> None:
+    for name, value in expected.items():
+        torch.testing.assert_close(got[name], value, msg=lambda text, n=name: f"{n}: {text}", **{**CLOSE, **tolerance})
+
+
+def global_sum(values: list[float]) -> float:
+    """As verl reports losses and SUM metrics: summed over micro-batches, averaged over ranks."""
+    total = torch.tensor(sum(values), dtype=torch.float64)
+    torch.distributed.all_reduce(total)
+    return total.item() / torch.distributed.get_world_size()
+
+
+def global_loss(output: dict) -> float:
+    return global_sum(output["loss"])
+
+
+@contextmanager
+def shapes_seen(engine: SelfDistillationEngine) -> Iterator[dict[str, list[tuple[int, ...]]]]:
+    """Shapes of the token ids that enter the embedding and of the logits that leave the head, forward by forward."""
+    shapes = {"embedded": [], "logits": []}
+    handles = [
+        engine.module.get_input_embeddings().register_forward_hook(
+            lambda _module, args, _output: shapes["embedded"].append(tuple(args[0].shape))
+        ),
+        engine.module.get_output_embeddings().register_forward_hook(
+            lambda _module, _args, output: shapes["logits"].append(tuple(output.shape))
+        ),
+    ]
+    yield shapes
+    for handle in handles:
+        handle.remove()

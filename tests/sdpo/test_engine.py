@@ -1,0 +1,214 @@
+"""The training step inside verl's FSDP engines, against an unsharded reference. Tools: tests/sdpo/engines.py"""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+SPLITS = {
+    "one-row": {"micro_batch_size_per_gpu": 1},
+    "two-rows": {"micro_batch_size_per_gpu": 2},
+    "whole": {"micro_batch_size_per_gpu": 4},
+    "dynamic": {"use_dynamic_bsz": True, "max_token_len_per_gpu": 60},
+}
+
+
+def check_gradient(engines, path, strategy, options, targets="10110011"):
+    pair = engines.build_pair(path, strategy=strategy, **options)
+    samples = engines.make_samples(targets)
+    expected, loss = engines.reference_gradients(pair, path, samples)
+    assert max(gradient.abs().max() for gradient in expected.values()) > 1e-3
+    for settings in SPLITS.values():
+        gradients, output = engines.gradients_of(pair.student, engines.rank_share(samples), **settings)
+        engines.assert_same(gradients, expected)
+        assert engines.global_loss(output) == pytest.approx(loss, rel=1e-4)
+
+
+@pytest.mark.parametrize("model", ["tied", "untied"])
+def test_gradient_does_not_depend_on_ranks_and_micro_batches(ranks, strategy, models, model):
+    ranks.run(check_gradient, path=models[model], strategy=strategy, options={})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"settings": {"teacher_regularization": "frozen"}},
+        {"settings": {"teacher_regularization": "live"}},
+        {"settings": {"teacher_regularization": "trust-region", "teacher_update_rate": 0.3}},
+        {"settings": {"teacher_regularization": "live"}, "use_no_sync_for_gradient_accumulation": False},
+        {"settings": {"teacher_regularization": "live"}, "use_orig_params": True},
+    ],
+    ids=["frozen", "live", "trust-region", "live-sync", "live-orig-params"],
+)
+def test_teacher_forward_of_the_student_leaves_its_gradient_intact(two_ranks, strategy, models, options):
+    two_ranks.run(check_gradient_over_steps, path=models["untied"], strategy=strategy, options=options)
+
+
+def check_gradient_over_steps(engines, path, strategy, options):
+    """Twice, with an optimizer step between: nothing of the extra forward may linger in FSDP's state."""
+    pair = engines.build_pair(path, strategy=strategy, lr=1e-2, **options)
+    samples = engines.make_samples()
+    for _ in range(2):
+        expected, _ = engines.reference_gradients(pair, path, samples)
+        for split in ("one-row", "dynamic"):
+            gradients, _ = engines.gradients_of(pair.student, engines.rank_share(samples), **SPLITS[split])
+            engines.assert_same(gradients, expected)
+        before = engines.full_weights(pair.student)
+        engines.train(pair.student, samples)
+        after = engines.full_weights(pair.student)
+        assert any((after[name] - before[name]).abs().max() > 1e-3 for name in after)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"settings": {"distillation_topk": None, "alpha": 0.0}},
+        {"settings": {"distillation_add_tail": False, "alpha": 1.0, "is_clip": None}},
+        {"settings": {"full_logit_distillation": False, "alpha": 1.0}},
+        {"actor": {"loss_agg_mode": "seq-mean-token-mean"}},
+        {"actor": {"loss_agg_mode": "seq-mean-token-sum"}},
+        {"actor": {"loss_agg_mode": "seq-mean-token-sum-norm", "loss_scale_factor": 11}},
+    ],
+    ids=["full", "top-k", "sampled", "seq-mean-token-mean", "seq-mean-token-sum", "seq-mean-token-sum-norm"],
+)
+def test_gradient_of_every_mode(two_ranks, models, options):
+    two_ranks.run(check_gradient, path=models["tied"], strategy="fsdp2", options=options)
+
+
+@pytest.mark.parametrize("kind", ["ema", "trust-region"])
+@pytest.mark.parametrize("targets", ["11110000", "00000000", "00000001"])
+def test_ranks_without_targets(two_ranks, strategy, models, kind, targets):
+    options = {"settings": {"teacher_regularization": kind}}
+    two_ranks.run(check_few_targets, path=models["tied"], strategy=strategy, options=options, targets=targets)
+
+
+def check_few_targets(engines, path, strategy, options, targets):
+    pair = engines.build_pair(path, strategy=strategy, **options)
+    samples = engines.make_samples(targets)
+    expected, loss = engines.reference_gradients(pair, path, samples)
+    assert ("1" in targets) == any(gradient.abs().max() > 1e-3 for gradient in expected.values())
+    for split in ("one-row", "dynamic"):
+        gradients, output = engines.gradients_of(pair.student, engines.rank_share(samples), **SPLITS[split])
+        engines.assert_same(gradients, expected)
+        assert engines.global_loss(output) == pytest.approx(loss, rel=1e-4)
+    metrics = engines.train(pair.student, samples)
+    assert (metrics["grad_norm"] == 0) == ("1" not in targets)
+    share = engines.rank_share(samples)
+    empty = [not (share[i].target or share[i + 1].target) for i in (0, 2)]
+    assert metrics["self_distillation/empty_target_batch"].values == empty
+
+
+@pytest.mark.parametrize(
+    "actor",
+    [
+        {"entropy_coeff": 0.1},
+        {"use_kl_loss": True, "kl_loss_coef": 0.2, "kl_loss_type": "low_var_kl"},
+        {"entropy_coeff": 0.1, "use_kl_loss": True, "kl_loss_coef": 0.2, "kl_loss_type": "kl"},
+    ],
+    ids=["entropy", "kl", "both"],
+)
+@pytest.mark.parametrize("targets", ["10110011", "00000000"])
+def test_regularizers_count_every_response_token(two_ranks, models, actor, targets):
+    options = {"actor": actor, "settings": {"teacher_regularization": "frozen"}}
+    two_ranks.run(check_gradient, path=models["tied"], strategy="fsdp2", options=options, targets=targets)
+
+
+def test_packed_rows_give_the_same_gradient(ranks, strategy, models):
+    ranks.run(check_packed, path=models["tied"], strategy=strategy)
+
+
+def check_packed(engines, path, strategy):
+    pair = engines.build_pair(path, strategy=strategy, remove_padding=True)
+    samples = engines.make_samples()
+    expected, _ = engines.reference_gradients(pair, path, samples)
+    for settings in SPLITS.values():
+        gradients, _ = engines.gradients_of(
+            pair.student, engines.rank_share(samples), use_remove_padding=True, **settings
+        )
+        engines.assert_same(gradients, expected)
+
+
+def test_only_needed_rows_and_positions_are_computed(two_ranks, strategy, models):
+    two_ranks.run(check_shapes, path=models["untied"], strategy=strategy)
+
+
+def check_shapes(engines, path, strategy):
+    """One micro-batch: the teacher embeds rows with a target only, both heads see distilled positions only."""
+    pair = engines.build_pair(path, strategy=strategy)
+    samples = engines.rank_share(engines.make_samples("01100111"))
+    with engines.shapes_seen(pair.student) as student, engines.shapes_seen(pair.reference) as teacher:
+        engines.gradients_of(pair.student, samples, micro_batch_size_per_gpu=4)
+    targets = [s for s in samples if s.target]
+    tokens = sum(int(s.mask.sum()) for s in targets)
+    width = max(len(s.prompt) + len(s.response) for s in samples)
+    teacher_width = max(len(s.teacher_prompt) + len(s.response) for s in targets)
+    assert student == {"embedded": [(4, width)], "logits": [(1, tokens, 259)]}
+    assert teacher == {"embedded": [(len(targets), teacher_width)], "logits": [(1, tokens, 259)]}
+
+
+def test_budget_counts_the_longer_row(two_ranks, models):
+    two_ranks.run(check_budget, path=models["tied"])
+
+
+def check_budget(engines, path):
+    """Every second sample has the longer student row. No micro-batch holds more than 60 tokens of either kind."""
+    pair = engines.build_pair(path, strategy="fsdp2", remove_padding=True)
+    samples = [
+        s if i % 2 else replace(s, prompt=s.teacher_prompt, teacher_prompt=s.prompt)
+        for i, s in enumerate(engines.rank_share(engines.make_samples("11111111")))
+    ]
+    data = engines.to_batch(samples, use_dynamic_bsz=True, max_token_len_per_gpu=60, use_remove_padding=True)
+    rows = data["input_ids"]
+    with (
+        engines.shapes_seen(pair.student) as student,
+        engines.shapes_seen(pair.reference) as teacher,
+        pair.student.train_mode(),
+    ):
+        pair.student.train_batch(data, None)
+    for embedded, prompts in ((student["embedded"], "prompt"), (teacher["embedded"], "teacher_prompt")):
+        tokens = [width for _, width in embedded]
+        assert sum(tokens) == sum(len(getattr(s, prompts)) + len(s.response) for s in samples)
+        assert max(tokens) <= 60 < sum(tokens)
+    assert data["input_ids"] is rows, "the caller's batch is not the engine's to change"
+
+
+def test_metrics_belong_to_the_global_mini_batch(ranks, models):
+    ranks.run(check_metrics, path=models["tied"])
+
+
+def check_metrics(engines, path):
+    pair = engines.build_pair(path, strategy="fsdp2")
+    samples = engines.make_samples()
+    student, teacher = (
+        engines.unsharded(path, engines.full_weights(engine)) for engine in (pair.student, pair.reference)
+    )
+    targets = [s for s in samples if s.target]
+    mask = torch.cat([s.mask for s in targets]).bool()
+    p = engines.expected_rows(student, targets, "prompt")[mask].log_softmax(-1)
+    q = engines.expected_rows(teacher, targets, "teacher_prompt")[mask].log_softmax(-1)
+    kept = p.topk(20).indices
+    expected = {
+        "student_entropy": -(p.exp() * p).sum(-1).mean(),
+        "teacher_entropy": -(q.exp() * q).sum(-1).mean(),
+        "tail_mass": 1 - p.exp().gather(-1, kept).sum(-1).mean(),
+    }
+    for settings in SPLITS.values():
+        _, output = engines.gradients_of(pair.student, engines.rank_share(samples), **settings)
+        for name, value in expected.items():
+            got = engines.global_sum(output["metrics"][f"self_distillation/{name}"].values)
+            assert got == pytest.approx(value.item(), rel=1e-4), name
+
+
+def test_one_optimizer_step_moves_the_student_towards_the_teacher(ranks, strategy, models):
+    ranks.run(check_sign, path=models["tied"], strategy=strategy)
+
+
+def check_sign(engines, path, strategy):
+    pair = engines.build_pair(path, strategy=strategy, settings={"teacher_regularization": "frozen"}, lr=3e-4)
+    samples = engines.make_samples()
+    losses = []
+    for _ in range(4):
+        _, loss = engines.reference_gradients(pair, path, samples)
+        losses.append(loss)
+        engines.train(pair.student, samples)
+    assert losses == sorted(losses, reverse=True) and losses[-1] < 0.97 * losses[0], losses

@@ -1,0 +1,193 @@
+"""The self-teacher inside verl's FSDP engines. Tools: tests/sdpo/engines.py"""
+
+import os
+from unittest import mock
+
+import pytest
+import torch
+
+RATE = 0.25
+EMA = {"teacher_regularization": "ema", "teacher_update_rate": RATE}
+
+
+@pytest.mark.parametrize("model", ["tied", "untied"])
+def test_forward_uses_the_moving_average(ranks, strategy, models, model):
+    ranks.run(check_ema, path=models[model], strategy=strategy)
+
+
+def test_forward_uses_the_moving_average_with_original_parameters(two_ranks, models):
+    two_ranks.run(check_ema, path=models["untied"], strategy="fsdp", use_orig_params=True)
+
+
+def test_without_resharding_the_forward_is_stale(two_ranks, models):
+    """What `reshard` is for: FSDP1's root unit keeps the gathered old weights (and the check above can fail)."""
+    two_ranks.run(check_stale, path=models["untied"])
+
+
+def check_stale(engines, path):
+    with (
+        mock.patch("verl.sdpo.teacher.reshard"),
+        pytest.raises(AssertionError, match="Tensor-likes are not close"),
+    ):
+        check_ema(engines, path, "fsdp")
+
+
+def check_ema(engines, path, strategy, **options):
+    """The logits of the teacher's engine equal those of an unsharded model with the average computed by hand.
+
+    A forward precedes every update, so that a unit could serve what it gathered then. Nothing else touches the
+    teacher's engine in between: gathering its weights would reshard it.
+    """
+    pair = engines.build_pair(path, strategy=strategy, settings=EMA, lr=1e-2, **options)
+    samples = engines.make_samples()
+    average = engines.full_weights(pair.reference)
+    for _ in range(3):
+        model = engines.unsharded(path, average)
+        expected = engines.expected_teacher_rows(model, samples)
+        torch.testing.assert_close(engines.teacher_rows(pair, samples), expected, rtol=1e-3, atol=1e-3)
+        engines.train(pair.student, samples)
+        pair.teacher.update()
+        for name, weight in engines.full_weights(pair.student).items():
+            average[name] = average[name] + RATE * (weight - average[name])
+        moved = engines.expected_teacher_rows(engines.unsharded(path, average), samples)
+        assert (moved - expected).abs().mean() > 0.02
+    engines.assert_same(engines.full_weights(pair.reference), average, rtol=1e-5, atol=1e-6)
+
+
+def test_a_slow_teacher_moves(two_ranks, strategy, models):
+    two_ranks.run(check_slow_teacher, path=models["tied"], strategy=strategy)
+
+
+def check_slow_teacher(engines, path, strategy):
+    """Compute in bf16, lr 1e-6, rate 0.01: the float32 teacher follows, a bf16 teacher stands still.
+
+    In bf16 only the smallest weights move by 1e-8, and those whose student crosses a rounding edge.
+    """
+    settings = {**EMA, "teacher_update_rate": 0.01}
+    pair = engines.build_pair(path, strategy=strategy, settings=settings, compute="bf16", lr=1e-6, shift=0.0)
+    samples = engines.make_samples()
+    start = engines.full_weights(pair.reference)
+    exact = {name: weight.double() for name, weight in start.items()}
+    coarse = {name: weight.bfloat16() for name, weight in start.items()}
+    for _ in range(10):
+        engines.train(pair.student, samples)
+        pair.teacher.update()
+        for name, weight in engines.full_weights(pair.student).items():
+            exact[name] += 0.01 * (weight.double() - exact[name])
+            coarse[name].lerp_(weight.bfloat16(), 0.01)
+    teacher = engines.full_weights(pair.reference)
+    assert all(weight.dtype == torch.float32 for weight in teacher.values())
+    went = torch.cat([(teacher[name] - start[name]).double().flatten() for name in start])
+    should = torch.cat([(exact[name] - start[name]).flatten() for name in start])
+    stood_still = torch.cat([(coarse[name] == start[name].bfloat16()).flatten() for name in start]).float().mean()
+    assert (went - should).norm() < 0.05 * should.norm() and (went != 0).float().mean() > 0.99
+    assert stood_still > 0.99
+
+
+@pytest.mark.parametrize("kind", ["frozen", "live", "trust-region"])
+def test_teacher_kinds(two_ranks, strategy, models, kind):
+    two_ranks.run(check_kind, path=models["untied"], strategy=strategy, kind=kind)
+
+
+def check_kind(engines, path, strategy, kind):
+    settings = {"teacher_regularization": kind, "teacher_update_rate": RATE}
+    pair = engines.build_pair(path, strategy=strategy, settings=settings, lr=1e-2)
+    samples = engines.make_samples()
+    assert (pair.reference is None) == (kind == "live")
+    frozen = engines.unsharded(path, engines.full_weights(pair.reference)) if pair.reference else None
+    for _ in range(2):
+        engines.train(pair.student, samples)
+        pair.teacher.update()
+        student = engines.expected_teacher_rows(engines.unsharded(path, engines.full_weights(pair.student)), samples)
+        expected = student
+        if frozen is not None:
+            expected = engines.expected_teacher_rows(frozen, samples)
+            assert (student - expected).abs().mean() > 0.1
+        if kind == "trust-region":
+            mixed = expected.log_softmax(-1) * (1 - RATE) + student.log_softmax(-1) * RATE
+            expected = mixed.log_softmax(-1)
+        got = engines.teacher_rows(pair, samples)
+        torch.testing.assert_close(got.log_softmax(-1), expected.log_softmax(-1), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("interval", ["step", "optimizer"])
+def test_update_interval(two_ranks, models, interval):
+    two_ranks.run(check_interval, path=models["tied"], interval=interval)
+
+
+def check_interval(engines, path, interval):
+    """With "optimizer" each optimizer step moves the teacher; with "step" the worker does it, once a training step."""
+    settings = {**EMA, "teacher_update_interval": interval}
+    pair = engines.build_pair(path, strategy="fsdp2", settings=settings)
+    average = engines.full_weights(pair.reference)
+    for _ in range(2):
+        engines.train(pair.student, engines.make_samples())
+        if interval == "optimizer":
+            for name, weight in engines.full_weights(pair.student).items():
+                average[name] = average[name].lerp(weight, RATE)
+    engines.assert_same(engines.full_weights(pair.reference), average, rtol=1e-6, atol=1e-7)
+
+
+def test_distance(ranks, strategy, models):
+    ranks.run(check_distance, path=models["tied"], strategy=strategy)
+
+
+def check_distance(engines, path, strategy):
+    pair = engines.build_pair(path, strategy=strategy, settings=EMA)
+    student, teacher = engines.full_weights(pair.student), engines.full_weights(pair.reference)
+    engines.teacher_rows(pair, engines.make_samples())
+    # Tied embeddings are one parameter under two names.
+    names = [name for name in student if name != "lm_head.weight"]
+    difference = torch.cat([(teacher[name] - student[name]).flatten() for name in names]).norm()
+    norm = torch.cat([student[name].flatten() for name in names]).norm()
+    assert pair.teacher.distance() == pytest.approx(float(difference / norm), rel=1e-5)
+
+
+def test_checkpoint_restores_the_teacher(ranks, strategy, models, tmp_path):
+    ranks.run(check_checkpoint, path=models["tied"], strategy=strategy, folder=str(tmp_path))
+
+
+def check_checkpoint(engines, path, strategy, folder):
+    samples = engines.make_samples()
+    pair = engines.build_pair(path, strategy=strategy, settings=EMA, lr=1e-2)
+    engines.train(pair.student, samples)
+    pair.teacher.update()
+    # The engine's own save_checkpoint loads an FSDP1 model to the GPU first.
+    pair.student.checkpoint_manager.save_checkpoint(folder, global_step=1)
+    pair.teacher.save(folder, global_step=1)
+    expected = engines.teacher_rows(pair, samples)
+    engines.train(pair.student, samples)
+    pair.teacher.update()
+
+    resumed = engines.build_pair(path, strategy=strategy, settings=EMA, lr=1e-2, shift=0.0)
+    assert (engines.teacher_rows(resumed, samples) - expected).abs().mean() > 0.1
+    resumed.student.load_checkpoint(folder, del_local_after_load=False)
+    resumed.teacher.load(folder)
+    assert torch.equal(engines.teacher_rows(resumed, samples), expected)
+    engines.train(resumed.student, samples)
+    resumed.teacher.update()
+    engines.assert_same(
+        engines.full_weights(resumed.reference), engines.full_weights(pair.reference), rtol=0.0, atol=0.0
+    )
+
+
+@pytest.mark.parametrize("kind", ["frozen", "live", "trust-region"])
+def test_other_teachers_leave_the_checkpoint_alone(models, groups, tmp_path, kind):
+    groups[1].run(check_no_files, path=models["tied"], kind=kind, folder=str(tmp_path))
+
+
+def check_no_files(engines, path, kind, folder):
+    pair = engines.build_pair(path, strategy="fsdp2", settings={"teacher_regularization": kind})
+    pair.teacher.save(folder, global_step=1)
+    pair.teacher.load(folder)
+    assert os.listdir(folder) == []
+
+
+def test_resuming_without_a_teacher_says_so(models, groups, tmp_path):
+    groups[1].run(check_missing, path=models["tied"], folder=str(tmp_path))
+
+
+def check_missing(engines, path, folder):
+    pair = engines.build_pair(path, strategy="fsdp2", settings=EMA)
+    with pytest.raises(FileNotFoundError, match=r"holds no teacher.*teacher_regularization=ema.*resume_mode=disable"):
+        pair.teacher.load(folder)

@@ -5,7 +5,7 @@ Hydra, so that the yaml files never repeat them.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -104,6 +104,10 @@ class SelfDistillationConfig:
         _require_choice("demonstration_choice", self.demonstration_choice, DEMONSTRATION_CHOICES)
         for name in ("alpha", "teacher_update_rate", "max_grader_error_rate"):
             _require(name, getattr(self, name), lambda v: _is_number(v) and 0 <= v <= 1, "a number in [0, 1]")
+        for field in fields(self):
+            if field.type is bool:
+                _require(field.name, getattr(self, field.name), lambda v: isinstance(v, bool), "true or false")
+        _require("demonstration_seed", self.demonstration_seed, lambda v: type(v) is int, "a whole number")
         _require("success_reward_threshold", self.success_reward_threshold, _is_number, "a number")
         _require("is_clip", self.is_clip, lambda v: v is None or (_is_number(v) and v > 0), "a number > 0, or null")
         _require("max_reprompt_len", self.max_reprompt_len, _is_positive_int, "a whole number of tokens >= 1")
@@ -116,7 +120,12 @@ class SelfDistillationConfig:
         for name, placeholders in TEMPLATE_PLACEHOLDERS.items():
             for placeholder in placeholders:
                 needle = "{" + placeholder + "}"
-                _require(name, getattr(self, name), lambda v, n=needle: n in v, f"a text that contains {needle}")
+                _require(
+                    name,
+                    getattr(self, name),
+                    lambda v, n=needle: isinstance(v, str) and n in v,
+                    f"a text that contains {needle}",
+                )
         if not self.full_logit_distillation and self.alpha != 1.0:
             raise ValueError(
                 f"{BLOCK}.alpha={self.alpha} together with {BLOCK}.full_logit_distillation=False: one sampled token "
@@ -176,16 +185,20 @@ def validate_training_config(config: Mapping) -> None:
         raise ValueError(
             f"loss_mode={LOSS_MODE} without {BLOCK}: start with --config-name sdpo, which brings the block."
         )
-    block = actor["self_distillation"]
     # The tree is checked as it is; the dataclass repeats its own checks whenever verl builds it.
-    SelfDistillationConfig(**{key: value for key, value in block.items() if key != "_target_"})
-    _validate_model(actor, ref, model)
-    _validate_reference(config, block["teacher_regularization"])
-    _validate_lengths(config, block)
+    values = {key: value for key, value in actor["self_distillation"].items() if key != "_target_"}
+    known = [field.name for field in fields(SelfDistillationConfig)]
+    for key, value in values.items():
+        if key not in known:
+            raise ValueError(f"{BLOCK}.{key}={value!r}: there is no such key. Remove it, or use one of {known}.")
+    block = SelfDistillationConfig(**values)
+    _validate_model(actor, ref, model, block.teacher_regularization)
+    _validate_reference(config, block.teacher_regularization)
+    _validate_lengths(config, block.max_reprompt_len)
     _validate_text_only(config["data"])
 
 
-def _validate_model(actor: Mapping, ref: Mapping, model: Mapping) -> None:
+def _validate_model(actor: Mapping, ref: Mapping, model: Mapping, teacher: str) -> None:
     if actor["strategy"] not in ("fsdp", "fsdp2"):
         raise ValueError(
             f"actor_rollout_ref.actor.strategy={actor['strategy']}: SDPO supports fsdp and fsdp2. "
@@ -198,14 +211,14 @@ def _validate_model(actor: Mapping, ref: Mapping, model: Mapping) -> None:
         )
     if model["use_fused_kernels"]:
         raise ValueError(
-            f"actor_rollout_ref.model.use_fused_kernels=True with {BLOCK}.teacher_regularization="
-            f"{actor['self_distillation']['teacher_regularization']}: fused kernels never hand out the logits that "
-            "student and teacher are compared on. Set use_fused_kernels=False."
+            f"actor_rollout_ref.model.use_fused_kernels=True with {BLOCK}.teacher_regularization={teacher}: fused "
+            "kernels never hand out the logits that student and teacher are compared on. Set use_fused_kernels=False."
         )
     if model.get("lora_rank", 0) or model.get("lora_adapter_path") or (model.get("lora") or {}).get("rank", 0):
         raise ValueError(
-            "actor_rollout_ref.model.lora_rank > 0: SDPO keeps a full copy of the model as its teacher and does not "
-            "support LoRA. Set lora_rank=0 and lora_adapter_path=null."
+            f"actor_rollout_ref.model.lora_rank={model.get('lora_rank')}, lora_adapter_path="
+            f"{model.get('lora_adapter_path')}, lora.rank={(model.get('lora') or {}).get('rank')}: SDPO keeps a full "
+            "copy of the model as its teacher and does not support LoRA. Set the ranks to 0 and lora_adapter_path=null."
         )
     for role, node in (("actor", actor), ("ref", ref)):
         size = max(
@@ -243,19 +256,19 @@ def _validate_reference(config: Mapping, teacher: str) -> None:
         )
 
 
-def _validate_lengths(config: Mapping, block: Mapping) -> None:
+def _validate_lengths(config: Mapping, max_reprompt_len: int) -> None:
     actor = config["actor_rollout_ref"]["actor"]
-    longest = block["max_reprompt_len"] + config["data"]["max_response_length"]
+    longest = max_reprompt_len + config["data"]["max_response_length"]
     if actor["use_dynamic_bsz"] and longest > actor["ppo_max_token_len_per_gpu"]:
         raise ValueError(
-            f"{BLOCK}.max_reprompt_len={block['max_reprompt_len']} + data.max_response_length="
+            f"{BLOCK}.max_reprompt_len={max_reprompt_len} + data.max_response_length="
             f"{config['data']['max_response_length']} = {longest} tokens, but "
             f"actor_rollout_ref.actor.ppo_max_token_len_per_gpu={actor['ppo_max_token_len_per_gpu']}: one teacher row "
             f"would not fit into a micro-batch. Raise ppo_max_token_len_per_gpu to {longest}."
         )
-    if block["max_reprompt_len"] < config["data"]["max_prompt_length"]:
+    if max_reprompt_len < config["data"]["max_prompt_length"]:
         raise ValueError(
-            f"{BLOCK}.max_reprompt_len={block['max_reprompt_len']} is shorter than data.max_prompt_length="
+            f"{BLOCK}.max_reprompt_len={max_reprompt_len} is shorter than data.max_prompt_length="
             f"{config['data']['max_prompt_length']}: the question alone may not fit. Raise max_reprompt_len."
         )
 

@@ -243,7 +243,6 @@ def compute_self_distillation_loss(
         for name, value in token_means.items()
         if value is not None
     }
-    metrics["self_distillation/empty_target_batch"] = float(not mask.any())
     return loss, metrics
 
 

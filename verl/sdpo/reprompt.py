@@ -139,8 +139,7 @@ def _teacher_prompt(rollout: Rollout, demonstration: str | None, settings: Repro
     feedback = None
     if settings.include_environment_feedback and wants_feedback and rollout.graded and has_feedback(rollout):
         feedback = rollout.feedback
-    prompt = TeacherPrompt(list(rollout.messages), demonstration, feedback)
-    return _render(prompt, rollout, settings) if prompt.has_target else prompt
+    return _render(TeacherPrompt([], demonstration, feedback), rollout, settings)
 
 
 def has_feedback(rollout: Rollout) -> bool:
@@ -149,8 +148,13 @@ def has_feedback(rollout: Rollout) -> bool:
 
 
 def _render(prompt: TeacherPrompt, rollout: Rollout, settings: RepromptSettings) -> TeacherPrompt:
-    """Write demonstration and feedback into the last user message; every other message stays as it is."""
+    """Write demonstration and feedback into the last user message; every other message stays as it is.
+
+    With neither, the teacher reads exactly what the student read.
+    """
     messages = list(rollout.messages)
+    if not prompt.has_target:
+        return replace(prompt, messages=messages)
     last_user = max((i for i, message in enumerate(messages) if message["role"] == "user"), default=None)
     if last_user is None:
         raise ValueError(f"sample {rollout.uid}: the prompt has no user message, so there is nothing to reprompt.")
@@ -177,7 +181,7 @@ def fit_teacher_prompt(
     """Tokenise a teacher prompt, shortening the longer of demonstration and feedback until it fits.
 
     Nothing else is ever cut, so that question, section headers, instruction, chat markup and generation header stay
-    whole.
+    whole. A section of which nothing would be left is dropped; a prompt that loses all of them has no target any more.
 
     Returns:
         The prompt, marked as truncated if it was, and its token ids, at most `max_reprompt_len`.
@@ -199,7 +203,8 @@ def fit_teacher_prompt(
         kept = tokens[:keep] if settings.reprompt_truncation == "right" else tokens[len(tokens) - keep :]
         # A cut inside a multi-byte character decodes to replacement characters.
         text = decode(kept).strip("\N{REPLACEMENT CHARACTER}")
-        prompt = _render(replace(prompt, **{name: text, "truncated": True}), rollout, settings)
+        cut = replace(prompt, **{name: text if text.strip() else None, "truncated": True})
+        prompt = _render(cut, rollout, settings)
         token_ids = tokenize_chat(prompt.messages)
     return prompt, token_ids
 

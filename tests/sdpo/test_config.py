@@ -1,0 +1,339 @@
+import copy
+from dataclasses import asdict
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+import verl
+from verl.sdpo.config import SelfDistillationConfig, is_sdpo, validate_training_config
+
+BLOCK = "actor_rollout_ref.actor.self_distillation"
+
+DEFAULTS = {
+    "full_logit_distillation": True,
+    "alpha": 0.5,
+    "success_reward_threshold": 1.0,
+    "teacher_regularization": "ema",
+    "teacher_update_rate": 0.05,
+    "teacher_update_interval": "step",
+    "distillation_topk": 100,
+    "distillation_add_tail": True,
+    "is_clip": 2.0,
+    "max_reprompt_len": 10240,
+    "reprompt_truncation": "right",
+    "dont_reprompt_on_self_success": True,
+    "remove_thinking_from_demonstration": True,
+    "reprompt_template": "{prompt}{solution}{feedback}\n\nCorrectly solve the original question.",
+    "solution_template": "\nCorrect solution:\n\n{successful_previous_attempt}",
+    "feedback_template": "\nThe following is feedback from your unsuccessful earlier attempt:\n\n{feedback_raw}",
+    "include_environment_feedback": True,
+    "environment_feedback_only_without_solution": True,
+    # Ours.
+    "demonstration_choice": "first",
+    "demonstration_seed": 0,
+    "max_grader_error_rate": 0.01,
+}
+
+# What `validate_training_config` reads of a training that is ready to start.
+VALID = {
+    "trainer": {"use_v1": True, "v1": {"trainer_mode": "sdpo"}},
+    "algorithm": {"use_kl_in_reward": False},
+    "distillation": {"enabled": False},
+    "data": {
+        "train_files": [],
+        "max_prompt_length": 2048,
+        "max_response_length": 1024,
+        "image_key": "images",
+        "video_key": "videos",
+        "audio_key": "audios",
+    },
+    "actor_rollout_ref": {
+        "model": {
+            "use_fused_kernels": False,
+            "lora_rank": 0,
+            "lora_adapter_path": None,
+            "lora": {"rank": 0},
+        },
+        "actor": {
+            "strategy": "fsdp2",
+            "policy_loss": {"loss_mode": "sdpo"},
+            "self_distillation": DEFAULTS,
+            "use_kl_loss": False,
+            "use_dynamic_bsz": True,
+            "ppo_max_token_len_per_gpu": 10240 + 1024,
+            "ulysses_sequence_parallel_size": 1,
+            "fsdp_config": {"ulysses_sequence_parallel_size": 1},
+        },
+        "ref": {
+            "strategy": "fsdp2",
+            "ulysses_sequence_parallel_size": 1,
+            "fsdp_config": {"ulysses_sequence_parallel_size": 1, "model_dtype": "fp32"},
+        },
+    },
+}
+
+
+def training_config(overrides):
+    """VALID with dotted keys replaced, as Hydra hands it over."""
+    config = OmegaConf.create(VALID)
+    for key, value in overrides.items():
+        OmegaConf.update(config, key, value, merge=False)
+    OmegaConf.set_struct(config, True)
+    return config
+
+
+# The block
+
+
+def test_defaults():
+    assert asdict(SelfDistillationConfig()) == DEFAULTS
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("alpha", -0.1),
+        ("alpha", 1.1),
+        ("alpha", "0.5"),
+        ("alpha", None),
+        ("alpha", float("nan")),
+        ("success_reward_threshold", "high"),
+        ("success_reward_threshold", True),
+        ("teacher_regularization", "none"),
+        ("teacher_update_rate", -0.05),
+        ("teacher_update_rate", 1.5),
+        ("teacher_update_interval", "epoch"),
+        ("distillation_topk", 0),
+        ("distillation_topk", -1),
+        ("distillation_topk", 2.5),
+        ("distillation_topk", True),
+        ("is_clip", 0),
+        ("is_clip", -2.0),
+        ("is_clip", "2"),
+        ("max_reprompt_len", 0),
+        ("max_reprompt_len", None),
+        ("reprompt_truncation", "middle"),
+        ("demonstration_choice", "best"),
+        ("demonstration_seed", None),
+        ("demonstration_seed", 0.5),
+        ("max_grader_error_rate", 2),
+        ("full_logit_distillation", "false"),
+        ("distillation_add_tail", None),
+        ("dont_reprompt_on_self_success", 1),
+        ("remove_thinking_from_demonstration", "no"),
+        ("include_environment_feedback", "yes"),
+        ("environment_feedback_only_without_solution", 0),
+        ("reprompt_template", "{solution}{feedback}"),
+        ("reprompt_template", "{prompt}{feedback}"),
+        ("reprompt_template", "{prompt}{solution}"),
+        ("solution_template", "Look:"),
+        ("feedback_template", "{feedback}"),
+        ("feedback_template", None),
+    ],
+)
+def test_an_invalid_value_names_key_and_value(key, value):
+    with pytest.raises(ValueError) as raised:
+        SelfDistillationConfig(**{key: value})
+    assert str(raised.value).startswith(f"{BLOCK}.{key}={value!r}: expected ")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"alpha": 0},
+        {"alpha": 1},
+        {"full_logit_distillation": False, "alpha": 1.0},
+        {"teacher_regularization": "trust-region", "teacher_update_rate": 0},
+        {"teacher_regularization": "frozen"},
+        {"teacher_regularization": "live", "teacher_update_interval": "optimizer"},
+        {"distillation_topk": None, "is_clip": None},
+        {"reprompt_template": "{a} {prompt} {} {solution} { {feedback}"},
+    ],
+)
+def test_valid_values_pass(values):
+    assert asdict(SelfDistillationConfig(**values)) == {**DEFAULTS, **values}
+
+
+def test_the_sampled_token_only_goes_with_the_reverse_kl():
+    with pytest.raises(ValueError, match=r"\.alpha=0\.5.*\.full_logit_distillation=False.*Set alpha=1\.0"):
+        SelfDistillationConfig(full_logit_distillation=False)
+
+
+# The whole training configuration
+
+
+@pytest.mark.parametrize("teacher", ["ema", "trust-region", "frozen", "live"])
+@pytest.mark.parametrize("strategy", ["fsdp", "fsdp2"])
+def test_a_valid_training_passes(teacher, strategy):
+    config = training_config(
+        {
+            f"{BLOCK}.teacher_regularization": teacher,
+            "actor_rollout_ref.actor.strategy": strategy,
+            "actor_rollout_ref.ref.strategy": strategy,
+        }
+    )
+    validate_training_config(config)
+    validate_training_config(OmegaConf.to_container(config))
+    assert is_sdpo(config)
+
+
+IMPOSSIBLE = [
+    ({"trainer.use_v1": False}, ["loss_mode=sdpo", "trainer.use_v1=False", "--config-name sdpo"]),
+    ({"trainer.v1.trainer_mode": "sync"}, ["loss_mode=sdpo", "trainer_mode=sync", "trainer_mode=sdpo"]),
+    (
+        {"actor_rollout_ref.actor.policy_loss.loss_mode": "vanilla"},
+        ["trainer_mode=sdpo", "loss_mode=vanilla", "trainer_mode=sync"],
+    ),
+    ({f"{BLOCK}.alpha": 2}, [f"{BLOCK}.alpha=2", "[0, 1]"]),
+    ({f"{BLOCK}.ema_update_rate": 0.05}, [f"{BLOCK}.ema_update_rate=0.05", "no such key", "teacher_update_rate"]),
+    (
+        {"actor_rollout_ref.actor.strategy": "megatron"},
+        ["actor_rollout_ref.actor.strategy=megatron", "strategy=fsdp2"],
+    ),
+    ({"actor_rollout_ref.ref.strategy": "fsdp"}, ["ref.strategy=fsdp ", "actor.strategy=fsdp2", "same value"]),
+    (
+        {"actor_rollout_ref.model.use_fused_kernels": True, f"{BLOCK}.teacher_regularization": "trust-region"},
+        ["use_fused_kernels=True", "teacher_regularization=trust-region", "Set use_fused_kernels=False"],
+    ),
+    ({"actor_rollout_ref.model.lora_rank": 8}, ["lora_rank=8", "Set the ranks to 0"]),
+    ({"actor_rollout_ref.model.lora_adapter_path": "a/b"}, ["lora_adapter_path=a/b", "lora_adapter_path=null"]),
+    ({"actor_rollout_ref.model.lora.rank": 4}, ["lora.rank=4", "Set the ranks to 0"]),
+    *(
+        ({f"actor_rollout_ref.{key}": 2}, [f"{key.split('.')[0]}.ulysses_sequence_parallel_size=2", "Set it to 1"])
+        for key in (
+            "actor.ulysses_sequence_parallel_size",
+            "actor.fsdp_config.ulysses_sequence_parallel_size",
+            "ref.ulysses_sequence_parallel_size",
+            "ref.fsdp_config.ulysses_sequence_parallel_size",
+        )
+    ),
+    (
+        {"algorithm.use_kl_in_reward": True},
+        ["algorithm.use_kl_in_reward=True", "teacher_regularization=ema", "Set algorithm.use_kl_in_reward=False"],
+    ),
+    (
+        {"actor_rollout_ref.actor.use_kl_loss": True},
+        ["actor_rollout_ref.actor.use_kl_loss=True", "teacher_regularization=ema", "use_kl_loss=False"],
+    ),
+    (
+        {"actor_rollout_ref.ref.fsdp_config.model_dtype": "bf16"},
+        ["ref.fsdp_config.model_dtype=bf16", "teacher_regularization=ema", "Set model_dtype=fp32"],
+    ),
+    ({"distillation.enabled": True}, ["distillation.enabled=True", "Set distillation.enabled=False"]),
+    (
+        {"actor_rollout_ref.actor.ppo_max_token_len_per_gpu": 11263},
+        ["max_reprompt_len=10240", "max_response_length=1024", "ppo_max_token_len_per_gpu=11263", "to 11264"],
+    ),
+    (
+        {"data.max_prompt_length": 10241, "actor_rollout_ref.actor.use_dynamic_bsz": False},
+        [f"{BLOCK}.max_reprompt_len=10240", "data.max_prompt_length=10241", "Raise max_reprompt_len"],
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"), IMPOSSIBLE, ids=["+".join(overrides) for overrides, _ in IMPOSSIBLE]
+)
+def test_an_impossible_combination_is_explained(overrides, expected):
+    with pytest.raises(ValueError) as raised:
+        validate_training_config(training_config(overrides))
+    for words in expected:
+        assert words in str(raised.value)
+
+
+def test_a_missing_block_is_explained():
+    config = OmegaConf.to_container(training_config({}))
+    del config["actor_rollout_ref"]["actor"]["self_distillation"]
+    with pytest.raises(ValueError, match=rf"without {BLOCK}.*--config-name sdpo"):
+        validate_training_config(config)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {f"{BLOCK}.teacher_regularization": "trust-region", "algorithm.use_kl_in_reward": True},
+        {f"{BLOCK}.teacher_regularization": "frozen", "actor_rollout_ref.ref.fsdp_config.model_dtype": "bf16"},
+        {"actor_rollout_ref.actor.use_dynamic_bsz": False, "actor_rollout_ref.actor.ppo_max_token_len_per_gpu": 1},
+        {f"{BLOCK}._target_": "verl.sdpo.config.SelfDistillationConfig"},
+    ],
+    ids=["fixed reference", "frozen teacher in bf16", "static micro-batches", "target"],
+)
+def test_what_the_refused_combinations_do_not_touch_passes(overrides):
+    validate_training_config(training_config(overrides))
+
+
+def test_a_training_without_sdpo_is_not_looked_at():
+    """Not even what SDPO would refuse: another loss mode must run as if this package were not installed."""
+    config = training_config(
+        {
+            "actor_rollout_ref.actor.policy_loss.loss_mode": "vanilla",
+            "trainer.v1.trainer_mode": "sync",
+            "actor_rollout_ref.actor.strategy": "megatron",
+            "actor_rollout_ref.actor.self_distillation": None,
+        }
+    )
+    before = copy.deepcopy(config)
+    validate_training_config(config)
+    assert config == before
+    assert not is_sdpo(config)
+
+
+# Data
+
+
+@pytest.fixture
+def parquet(tmp_path):
+    def write(*columns):
+        path = tmp_path / f"{'-'.join(columns)}.parquet"
+        pq.write_table(pa.table({column: ["x"] for column in columns}), path)
+        return str(path)
+
+    return write
+
+
+@pytest.mark.parametrize("column", ["images", "videos", "audios"])
+@pytest.mark.parametrize("as_list", [True, False])
+def test_multi_modal_data_is_refused(parquet, column, as_list):
+    file = parquet("prompt", column)
+    with pytest.raises(ValueError) as raised:
+        validate_training_config(training_config({"data.train_files": [parquet("prompt"), file] if as_list else file}))
+    assert f"data.train_files: {file} has the multi-modal columns ['{column}']" in str(raised.value)
+
+
+def test_text_data_and_files_of_others_pass(parquet, tmp_path):
+    media = parquet("prompt", "images")
+    validate_training_config(training_config({"data.train_files": parquet("prompt", "extra_info")}))
+    validate_training_config(training_config({"data.train_files": str(tmp_path / "not-here-yet.parquet")}))
+    validate_training_config(training_config({"data.train_files": media, "data.image_key": None}))
+
+
+# Stock verl
+
+
+def test_every_key_that_is_read_exists_in_stock_verl():
+    """Renamed keys of verl would otherwise only show in a run; `self_distillation` and the values are ours."""
+    with initialize_config_dir(str(Path(verl.__file__).parent / "trainer" / "config"), version_base=None):
+        stock = compose(
+            "ppo_trainer",
+            [
+                f"+{BLOCK}={{max_reprompt_len: 1024}}",
+                "actor_rollout_ref.actor.policy_loss.loss_mode=sdpo",
+                "trainer.v1.trainer_mode=sdpo",
+            ],
+        )
+    validate_training_config(stock)
+    for key in leaves(VALID):
+        if not key.startswith(BLOCK):
+            assert OmegaConf.select(stock, key, default="absent") != "absent", key
+
+
+def leaves(tree, prefix=""):
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key

@@ -1,0 +1,95 @@
+"""The only place that registers things with verl and Hydra (entry point group `verl.plugins`).
+
+verl imports this module at the end of `import verl`, in every process, Ray workers included. So it stays light: what
+needs more of verl waits in a post-import hook until that part of verl is imported anyway. verl swallows exceptions
+here at DEBUG level; `tests/sdpo/test_plugin.py` proves in a fresh process that everything is registered.
+"""
+
+import functools
+import logging
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+import wrapt
+from omegaconf import OmegaConf
+
+import verl
+from verl.sdpo.config import LOSS_MODE, TRAINER_MODE, SelfDistillationConfig, validate_training_config
+
+SUPPORTED_VERL = "0.9.1"
+CONFIG_DIR = Path(__file__).parents[1] / "trainer" / "config"
+
+logger = logging.getLogger(__name__)
+
+
+def trainer_mode(loss_mode: str) -> str:
+    """Resolver `sdpo.trainer_mode` of `sdpo.yaml`: loss_mode is the one switch, any other mode gets verl's trainer."""
+    return TRAINER_MODE if loss_mode == LOSS_MODE else "sync"
+
+
+def register_with_hydra(_module) -> None:
+    """Let `--config-name sdpo` be found from any folder, and give Hydra the dataclass's defaults.
+
+    Hydra's own plugin discovery (`hydra_plugins`) does not see editable installs.
+    """
+    from hydra.core.config_search_path import ConfigSearchPath
+    from hydra.core.config_store import ConfigStore
+    from hydra.core.plugins import Plugins
+    from hydra.plugins.search_path_plugin import SearchPathPlugin
+
+    class SDPOSearchPathPlugin(SearchPathPlugin):
+        def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+            search_path.append(provider="sdpo", path=f"file://{CONFIG_DIR}")
+
+    Plugins.instance().register(SDPOSearchPathPlugin)
+    defaults = {"_target_": "verl.sdpo.config.SelfDistillationConfig", **asdict(SelfDistillationConfig())}
+    ConfigStore.instance().store(group="sdpo", name="self_distillation", node=defaults, provider="sdpo")
+
+
+def validate_before_ray(module) -> None:
+    """Run SDPO's checks where `main_ppo` runs verl's, so that a mistake costs seconds and not a Ray start.
+
+    A patch, because verl calls no hook between composing the configuration and starting Ray.
+    """
+    verl_validate_config = module.validate_config
+
+    @functools.wraps(verl_validate_config)
+    def validate_config(config, *args, **kwargs):
+        validate_training_config(config)
+        return verl_validate_config(config, *args, **kwargs)
+
+    module.validate_config = validate_config
+
+
+def register_policy_loss(module) -> None:
+    """For trainers that bypass `validate_config`: say what is wrong instead of "unsupported loss mode"."""
+
+    @module.register_policy_loss(LOSS_MODE)
+    def sdpo_needs_its_trainer(*args, **kwargs):
+        raise RuntimeError(
+            f"loss_mode={LOSS_MODE} is computed by SDPO's own engine, not by a policy loss. Start with "
+            f"--config-name sdpo, or set trainer.v1.trainer_mode={TRAINER_MODE}."
+        )
+
+
+def register_trainer(_module) -> None:
+    import verl.sdpo.trainer  # noqa: F401  registers on import
+
+
+def load() -> None:
+    OmegaConf.register_new_resolver("sdpo.trainer_mode", trainer_mode, replace=True)
+    wrapt.register_post_import_hook(register_with_hydra, "hydra")
+    wrapt.register_post_import_hook(validate_before_ray, "verl.utils.config")
+    wrapt.register_post_import_hook(register_policy_loss, "verl.trainer.ppo.core_algos")
+    wrapt.register_post_import_hook(register_trainer, "verl.trainer.ppo.v1")
+    if os.environ.get("VERL_PLATFORM", "").strip().lower() == "cpu":
+        from verl.sdpo.cpu import register
+
+        register()
+
+
+if verl.__version__ == SUPPORTED_VERL:
+    load()
+else:
+    logger.error("sdpo needs verl==%s, found %s: the plugin is not loaded.", SUPPORTED_VERL, verl.__version__)

@@ -1,0 +1,187 @@
+"""verl's synchronous V1 trainer plus one step: building the teacher batch."""
+
+import logging
+import os
+import random
+from collections.abc import Sequence
+
+import ray
+import torch
+import transfer_queue as tq
+from omegaconf import DictConfig, open_dict
+from tensordict import TensorDict
+from transfer_queue import KVBatchMeta
+
+from verl.experimental.agent_loop.utils import resolve_config_path
+from verl.sdpo.config import TRAINER_MODE
+from verl.sdpo.reprompt import (
+    Rollout,
+    TeacherPrompt,
+    build_teacher_prompts,
+    fit_teacher_prompt,
+    has_feedback,
+    reprompt_metrics,
+)
+from verl.sdpo.worker import SelfDistillationWorker
+from verl.tools.tool_registry import load_all_tools
+from verl.trainer.ppo.utils import Role
+from verl.trainer.ppo.v1.trainer_base import register_trainer
+from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
+from verl.utils.config import omega_conf_to_dataclass
+from verl.utils.debug import marked_timer
+from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token_builder
+
+logger = logging.getLogger(__name__)
+logger.setLevel(os.getenv("VERL_LOGGING_LEVEL", "INFO"))
+
+
+def plain(field) -> list:
+    """A non-tensor field as a list; TransferQueue hands it out as a tensordict stack, an array or a list subclass."""
+    return field.tolist() if hasattr(field, "tolist") else list(field)
+
+
+@register_trainer(TRAINER_MODE)
+class SelfDistillationTrainer(PPOTrainerSync):
+    """Everything but the teacher batch and the actor's loss is verl's synchronous trainer."""
+
+    def __init__(self, config: DictConfig):
+        # The base class compares the mode with "sync" literally (trainer_base.py: replay buffer, gen_batch_size,
+        # checkpoints); under any other name it would treat this synchronous trainer as an asynchronous one.
+        with open_dict(config):
+            config.trainer.v1.trainer_mode = "sync"
+        self.settings = omega_conf_to_dataclass(config.actor_rollout_ref.actor.self_distillation)
+        super().__init__(config)
+
+    def _init_resource_pool_mgr(self):
+        super()._init_resource_pool_mgr()
+        # verl builds a ref model only for a KL penalty; here it is the teacher, so the role changes in both mappings
+        # (the resource pool manager holds a reference to `self.mapping`).
+        role = Role.ActorRollout if Role.ActorRollout in self.role_worker_mapping else Role.ActorRolloutRef
+        del self.role_worker_mapping[role]
+        pool = self.mapping.pop(role)
+        if self.settings.teacher_regularization != "live":
+            role = Role.ActorRolloutRef
+        self.role_worker_mapping[role] = ray.remote(SelfDistillationWorker)
+        self.mapping[role] = pool
+
+    def _init_tokenizer(self):
+        super()._init_tokenizer()
+        rollout = self.config.actor_rollout_ref.rollout
+        self.tool_schemas = None
+        if rollout.agent.default_agent_loop == "tool_agent":
+            paths = (rollout.multi_turn.tool_config_path, rollout.multi_turn.function_tool_path)
+            tools = load_all_tools(*(resolve_config_path(path) if path else None for path in paths))
+            self.tool_schemas = [tool.tool_schema.model_dump(exclude_unset=True, exclude_none=True) for tool in tools]
+        # The agent loop's own tokenisation (verl/experimental/agent_loop/agent_loop.py), so that student and teacher
+        # prompts differ by the reprompt and by nothing else.
+        self.prompt_builder = create_continuous_token_builder(
+            self.tokenizer,
+            hf_model_type=omega_conf_to_dataclass(self.config.actor_rollout_ref.model).hf_config.model_type,
+            chat_template_kwargs=self.config.data.get("apply_chat_template_kwargs", {}),
+        )
+
+    def _update_actor(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
+        with marked_timer("teacher_batch", self.timing_raw, color="cyan"):
+            batch = self._add_teacher_rows(batch, metrics)
+        batch = super()._update_actor(batch, metrics)
+        for name in [name for name in metrics if name.startswith("actor/self_distillation/")]:
+            metrics[name.removeprefix("actor/")] = metrics.pop(name)
+        return batch
+
+    def _add_teacher_rows(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
+        """Write `teacher_input_ids` (jagged, teacher prompt + response) and `self_distillation_mask` (B,)."""
+        fields = ["uid", "raw_prompt", "input_ids", "responses", "rm_scores", "extra_fields", "multi_modal_inputs"]
+        data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=fields)
+        if any(plain(data["multi_modal_inputs"])):
+            raise ValueError("the batch has images, video or audio: SDPO supports text only. Train on text prompts.")
+        rollouts = self._rollouts(batch, data)
+        rng = random.Random(f"{self.settings.demonstration_seed}/{self.global_steps}")
+        prompts = build_teacher_prompts(rollouts, self.settings, rng)
+        rows = list(data["input_ids"].unbind())
+        responses = data["responses"].unbind()
+        prompt_lens = []
+        for i, prompt in enumerate(prompts):
+            if prompt.has_target:
+                prompts[i], token_ids = self._fit(prompt, rollouts[i])
+                rows[i] = torch.cat([torch.tensor(token_ids, dtype=rows[i].dtype), responses[i]])
+                prompt_lens.append(len(token_ids))
+
+        metrics.update(reprompt_metrics(rollouts, prompts, self.settings))
+        if prompt_lens:
+            metrics["self_distillation/teacher_prompt_length/mean"] = sum(prompt_lens) / len(prompt_lens)
+            metrics["self_distillation/teacher_prompt_length/max"] = max(prompt_lens)
+        else:
+            self._report_no_target(rollouts)
+        if self.config.trainer.rollout_data_dir:
+            self._dump_teacher_prompts(rollouts, prompts)
+
+        targets = torch.tensor([float(prompt.has_target) for prompt in prompts])
+        teacher = {
+            "teacher_input_ids": torch.nested.as_nested_tensor(rows, layout=torch.jagged),
+            "self_distillation_mask": targets,
+        }
+        # Only the meta that comes back carries the new fields to the workers.
+        extra_info = batch.extra_info
+        batch = tq.kv_batch_put(
+            keys=batch.keys, partition_id=batch.partition_id, fields=TensorDict(teacher, batch_size=len(rows))
+        )
+        batch.extra_info.update(extra_info)
+        return batch
+
+    def _rollouts(self, batch: KVBatchMeta, data: TensorDict) -> list[Rollout]:
+        """The batch as plain Python. Rows that verl appended to fill the batch count as not graded."""
+        responses = self.tokenizer.batch_decode(data["responses"].unbind(), skip_special_tokens=True)
+        rollouts = []
+        for tag, uid, messages, response, score, extra in zip(
+            batch.tags,
+            plain(data["uid"]),
+            plain(data["raw_prompt"]),
+            responses,
+            data["rm_scores"].to_padded_tensor(0.0).sum(-1).tolist(),
+            plain(data["extra_fields"]),
+            strict=True,
+        ):
+            info = extra.get("reward_extra_info", {})
+            graded = not tag.get("is_padding", False) and not info.get("grader_error", False)
+            rollouts.append(Rollout(uid, messages, response, score, info.get("feedback"), graded))
+        return rollouts
+
+    def _fit(self, prompt: TeacherPrompt, rollout: Rollout) -> tuple[TeacherPrompt, list[int]]:
+        return fit_teacher_prompt(
+            prompt,
+            rollout,
+            self.settings,
+            tokenize_chat=lambda chat: self.prompt_builder.build_initial_tokens(chat, tools=self.tool_schemas),
+            encode=lambda text: self.tokenizer.encode(text, add_special_tokens=False),
+            decode=self.tokenizer.decode,
+        )
+
+    def _report_no_target(self, rollouts: Sequence[Rollout]) -> None:
+        best = max((rollout.score for rollout in rollouts if rollout.graded), default=float("nan"))
+        logger.warning(
+            "step %d: NO TARGET. No sample has a demonstration or usable feedback, so this step teaches nothing. Best "
+            "score %.3g against success_reward_threshold=%.3g; %d of %d samples came with feedback "
+            "(include_environment_feedback=%s). A lone success is no demonstration for itself: raise rollout.n, lower "
+            "the threshold, start from easier tasks, or let the reward function return feedback.",
+            self.global_steps,
+            best,
+            self.settings.success_reward_threshold,
+            sum(has_feedback(rollout) for rollout in rollouts),
+            len(rollouts),
+            self.settings.include_environment_feedback,
+        )
+
+    def _dump_teacher_prompts(self, rollouts: Sequence[Rollout], prompts: Sequence[TeacherPrompt]) -> None:
+        """Next to verl's rollout dump: what the teacher read before it scored each response."""
+        self._dump_generations(
+            inputs=[prompt.messages for prompt in prompts],
+            outputs=[rollout.response for rollout in rollouts],
+            gts=[None] * len(rollouts),
+            scores=[rollout.score for rollout in rollouts],
+            reward_extra_infos_dict={
+                "uid": [rollout.uid for rollout in rollouts],
+                "feedback": [rollout.feedback for rollout in rollouts],
+                "has_target": [prompt.has_target for prompt in prompts],
+            },
+            dump_path=os.path.join(self.config.trainer.rollout_data_dir, "teacher"),
+        )

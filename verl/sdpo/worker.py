@@ -1,0 +1,49 @@
+"""verl's actor/rollout/ref worker whose ref model is the self-teacher."""
+
+from omegaconf import DictConfig, open_dict
+from tensordict import TensorDict
+
+from verl.sdpo.engine import MODEL_TYPE
+from verl.sdpo.teacher import make_teacher
+from verl.single_controller.base.decorator import Dispatch, make_nd_compute_dataproto_dispatch_fn, register
+from verl.utils import tensordict_utils as tu
+from verl.utils.config import omega_conf_to_dataclass
+from verl.workers.engine_workers import ActorRolloutRefWorker
+
+
+class SelfDistillationWorker(ActorRolloutRefWorker):
+    """Role `actor_rollout_ref`; with the live teacher `actor_rollout`, as there is no second model then."""
+
+    def __init__(self, config: DictConfig, *args, **kwargs):
+        with open_dict(config.model):
+            config.model.model_type = MODEL_TYPE
+        super().__init__(config, *args, **kwargs)
+
+    @register(dispatch_mode=Dispatch.ONE_TO_ALL)
+    def init_model(self):
+        super().init_model()
+        actor_config = omega_conf_to_dataclass(self.config.actor)
+        self.settings = actor_config.self_distillation
+        reference = self.ref.engine if self.ref is not None else None
+        self.teacher = make_teacher(self.settings, reference, self.actor.engine)
+        self.actor.engine.set_up_distillation(actor_config, self.teacher)
+
+    @register(dispatch_mode=make_nd_compute_dataproto_dispatch_fn(mesh_name="actor"))
+    def update_actor(self, data: TensorDict) -> TensorDict:
+        output = super().update_actor(data)
+        if self.settings.teacher_update_interval == "step":
+            self.teacher.update()
+        distance = self.teacher.distance()
+        if output is not None:
+            tu.get(output, "metrics")["self_distillation/teacher_student_distance"] = [distance]
+        return output
+
+    @register(dispatch_mode=Dispatch.ONE_TO_ALL)
+    def save_checkpoint(self, local_path, hdfs_path=None, global_step=0, max_ckpt_to_keep=None):
+        super().save_checkpoint(local_path, hdfs_path, global_step, max_ckpt_to_keep)
+        self.teacher.save(local_path, global_step)
+
+    @register(dispatch_mode=Dispatch.ONE_TO_ALL)
+    def load_checkpoint(self, local_path, hdfs_path=None, del_local_after_load=False):
+        super().load_checkpoint(local_path, hdfs_path, del_local_after_load)
+        self.teacher.load(local_path)

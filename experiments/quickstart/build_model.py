@@ -2,7 +2,7 @@
 
 The package carries the model as one quantised GGUF file, so nothing is downloaded from a hub.
 
-    python build_model.py FOLDER
+    python -m experiments.quickstart.build_model FOLDER
 """
 
 import argparse

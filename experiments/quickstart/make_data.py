@@ -1,6 +1,6 @@
 """Writes the quickstart's tasks as the parquet files that verl reads.
 
-python make_data.py FOLDER [--train 256] [--heldout 64] [--seed 0]
+python -m experiments.quickstart.make_data FOLDER [--train 256] [--heldout 64] [--seed 0]
 """
 
 import argparse
@@ -11,7 +11,8 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from environment import DATA_SOURCE, Task, make_tasks
+
+from experiments.quickstart.environment import DATA_SOURCE, Task, make_tasks
 
 FILES = {"train": "train.parquet", "heldout": "test.parquet"}
 

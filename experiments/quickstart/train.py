@@ -1,6 +1,6 @@
-r"""Trains on the quickstart's task with stock verl, shows progress, and reports at the end.
+"""Trains on the quickstart's task with stock verl, shows progress, and reports at the end.
 
-python train.py --model FOLDER --data FOLDER --runs FOLDER [--algorithm sdpo|grpo] [--steps N] [--seed S] [verl overrides]
+`run.sh` is how to start it: that sets everything up, and passes its own arguments on to this.
 """
 
 import argparse
@@ -12,8 +12,8 @@ import tempfile
 import time
 from pathlib import Path
 
-import supervise
-from report import Run, report
+from experiments.quickstart import supervise
+from experiments.quickstart.report import Run, report
 
 HERE = Path(__file__).resolve().parent
 # The longest time between two lines of verl's log in a healthy run: compiling and loading at the start.

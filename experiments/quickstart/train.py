@@ -58,7 +58,6 @@ def command(args: argparse.Namespace, run: Path, ray_folder: str) -> list[str]:
 
 def environment(metrics: Path) -> dict[str, str]:
     return {
-        "OMP_NUM_THREADS": str(os.cpu_count()),
         "HF_HUB_OFFLINE": "1",
         **os.environ,
         "VERL_PLATFORM": "cpu",

@@ -65,6 +65,8 @@ VALID = {
             "use_kl_loss": False,
             "use_dynamic_bsz": True,
             "ppo_max_token_len_per_gpu": 10240 + 1024,
+            "loss_agg_mode": "token-mean",
+            "loss_scale_factor": None,
             "ulysses_sequence_parallel_size": 1,
             "fsdp_config": {"ulysses_sequence_parallel_size": 1},
         },
@@ -231,6 +233,10 @@ IMPOSSIBLE = [
     (
         {"data.max_prompt_length": 10241, "actor_rollout_ref.actor.use_dynamic_bsz": False},
         [f"{BLOCK}.max_reprompt_len=10240", "data.max_prompt_length=10241", "Raise max_reprompt_len"],
+    ),
+    (
+        {"actor_rollout_ref.actor.loss_agg_mode": "seq-mean-token-sum-norm"},
+        ["loss_agg_mode=seq-mean-token-sum-norm", "loss_scale_factor=null", "Set loss_scale_factor"],
     ),
 ]
 

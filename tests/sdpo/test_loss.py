@@ -494,6 +494,12 @@ def test_no_split_changes_loss_gradient_or_metrics(split, loss_agg_mode, config)
     assert metrics == pytest.approx(whole_metrics, abs=1e-12)
 
 
+@pytest.mark.parametrize("loss_agg_mode", ["token-mean", "seq-mean-token-mean"])
+def test_several_ranks_must_say_the_global_count(loss_agg_mode):
+    with pytest.raises(ValueError, match="counts of the global mini-batch"):
+        aggregate(torch.ones(2, 3), torch.ones(2, 3), loss_agg_mode=loss_agg_mode, dp_size=2)
+
+
 @pytest.mark.parametrize(
     ("loss_agg_mode", "expected"),
     [

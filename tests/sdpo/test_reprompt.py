@@ -220,6 +220,13 @@ def test_first_success_of_the_group(scores, shown):
     assert demonstrations(scores) == shown
 
 
+def test_first_means_the_lowest_attempt_not_the_first_row():
+    """Rows arrive in the order in which responses finished and are sorted by length; that must not choose."""
+    rows = [replace(rollout(1.0, response=f"attempt {n}"), attempt=n) for n in (2, 0, 1)]
+    shown = [prompt.demonstration for prompt in build(rows)]
+    assert shown == ["attempt 0", "attempt 1", "attempt 0"]
+
+
 def test_own_success_may_be_shown_on_demand():
     assert demonstrations([1, 0, 1], replace(SETTINGS, dont_reprompt_on_self_success=False)) == [0, 0, 0]
 
@@ -354,6 +361,22 @@ def test_error_truncation_names_the_sample_and_the_remedy():
     prompt = build([owner, rollout(1.0, response=DEMONSTRATION, uid="task-7")], settings)[0]
     with pytest.raises(ValueError, match=r"sample task-7.*max_reprompt_len=100.*reprompt_truncation to left or right"):
         fit(prompt, owner, settings)
+
+
+def test_a_tokenizer_whose_texts_grow_again_does_not_hang():
+    """Each cut of one token comes back as one token: only cutting further ends."""
+    owner = rollout()
+    prompt = build([owner, rollout(1.0, response="abc")])[0]
+    fitted, token_ids = fit_teacher_prompt(
+        prompt,
+        owner,
+        replace(SETTINGS, max_reprompt_len=FRAME_LENGTH + 2),
+        tokenize_chat=tokenize_characters,
+        encode=encode,
+        decode=lambda tokens: decode(tokens) + "." * bool(tokens),
+    )
+    assert fitted.demonstration == "a."
+    assert len(token_ids) == FRAME_LENGTH + 2
 
 
 @examples(max_examples=100, deadline=None)

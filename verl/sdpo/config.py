@@ -195,6 +195,7 @@ def validate_training_config(config: Mapping) -> None:
     _validate_model(actor, ref, model, block.teacher_regularization)
     _validate_reference(config, block.teacher_regularization)
     _validate_lengths(config, block.max_reprompt_len)
+    _validate_normalisation(actor)
     _validate_text_only(config["data"])
 
 
@@ -270,6 +271,15 @@ def _validate_lengths(config: Mapping, max_reprompt_len: int) -> None:
         raise ValueError(
             f"{BLOCK}.max_reprompt_len={max_reprompt_len} is shorter than data.max_prompt_length="
             f"{config['data']['max_prompt_length']}: the question alone may not fit. Raise max_reprompt_len."
+        )
+
+
+def _validate_normalisation(actor: Mapping) -> None:
+    if actor["loss_agg_mode"] == "seq-mean-token-sum-norm" and actor["loss_scale_factor"] is None:
+        raise ValueError(
+            "actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-sum-norm with loss_scale_factor=null divides by the "
+            "longest response of each micro-batch, so that the gradient depends on how samples are grouped. Set "
+            "loss_scale_factor, for instance to data.max_response_length."
         )
 
 

@@ -129,8 +129,14 @@ def aggregate(
         loss_scale_factor: tokens that `seq-mean-token-sum-norm` divides by; None: T.
 
     Raises:
-        ValueError: on an unknown mode.
+        ValueError: on an unknown mode, or when a rank among several leaves the global count to be guessed.
     """
+    count = batch_num_tokens if loss_agg_mode == "token-mean" else global_batch_size
+    if dp_size > 1 and count is None and loss_agg_mode != "token-sum":
+        raise ValueError(
+            f"loss_agg_mode={loss_agg_mode!r} with dp_size={dp_size}: pass the counts of the global mini-batch, "
+            "batch_num_tokens or global_batch_size."
+        )
     mask = mask.to(per_token.dtype)
     token_sums = (per_token * mask).sum(-1)
     token_counts = mask.sum(-1)
@@ -200,7 +206,6 @@ def compute_self_distillation_loss(
     mask = response_mask
     if self_distillation_mask is not None:
         mask = mask * self_distillation_mask.unsqueeze(-1)
-    teacher_log_probs = teacher_log_probs.detach()
     tail_mass = None
     if config.full_logit_distillation:
         student, teacher = _compared_distributions(

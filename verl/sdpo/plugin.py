@@ -77,12 +77,17 @@ def register_trainer(_module) -> None:
     import verl.sdpo.trainer  # noqa: F401  registers on import
 
 
+def register_agent_loop(_module) -> None:
+    import verl.sdpo.rollout  # noqa: F401  registers on import
+
+
 def load() -> None:
     OmegaConf.register_new_resolver("sdpo.trainer_mode", trainer_mode, replace=True)
     wrapt.register_post_import_hook(register_with_hydra, "hydra")
     wrapt.register_post_import_hook(validate_before_ray, "verl.utils.config")
     wrapt.register_post_import_hook(register_policy_loss, "verl.trainer.ppo.core_algos")
     wrapt.register_post_import_hook(register_trainer, "verl.trainer.ppo.v1")
+    wrapt.register_post_import_hook(register_agent_loop, "verl.experimental.agent_loop")
     if os.environ.get("VERL_PLATFORM", "").strip().lower() == "cpu":
         from verl.sdpo.cpu import register
 

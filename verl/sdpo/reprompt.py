@@ -45,6 +45,8 @@ class Rollout:
     """What the environment said about this attempt."""
     graded: bool = True
     """False: the grader failed, or the row is padding. It is neither distilled nor shown to anyone."""
+    attempt: int = 0
+    """Number of this attempt within its group; the "first" success is the one with the lowest."""
 
 
 @dataclass(frozen=True)
@@ -99,11 +101,11 @@ def choose_demonstrations(
 ) -> list[str | None]:
     """For each rollout, a successful attempt at the same question, or None.
 
-    The first success in batch order (all members of a group then share it, and its owner gets the next one), or a
-    random one. A success that is empty once its thinking is removed shows nothing and is passed over.
+    The group's first success (all members then share it, and its owner gets the next one), or a random one. A success
+    that is empty once its thinking is removed shows nothing and is passed over.
     """
     successes: dict[str, list[tuple[int, str]]] = {}
-    for index, rollout in enumerate(rollouts):
+    for index, rollout in sorted(enumerate(rollouts), key=lambda item: item[1].attempt):
         if rollout.graded and rollout.score >= settings.success_reward_threshold:
             strip = settings.remove_thinking_from_demonstration
             text = remove_thinking(rollout.response) if strip else rollout.response
@@ -190,19 +192,21 @@ def fit_teacher_prompt(
         ValueError: naming the sample, when `reprompt_truncation` is "error" or nothing is left to cut.
     """
     token_ids = tokenize_chat(prompt.messages)
+    # Encoded once and only ever cut: what is decoded may encode to more tokens again.
+    parts = {name: encode(getattr(prompt, name) or "") for name in ("demonstration", "feedback")}
     while (excess := len(token_ids) - settings.max_reprompt_len) > 0:
         where = f"sample {rollout.uid}: its teacher prompt has {len(token_ids)} tokens"
         limit = f"more than max_reprompt_len={settings.max_reprompt_len}"
         if settings.reprompt_truncation == "error":
             raise ValueError(f"{where}, {limit}. Raise it, or set reprompt_truncation to left or right.")
-        name = max(("demonstration", "feedback"), key=lambda part: len(getattr(prompt, part) or ""))
-        tokens = encode(getattr(prompt, name) or "")
-        if not tokens:
+        name = max(parts, key=lambda part: len(parts[part]))
+        if not parts[name]:
             raise ValueError(f"{where} without demonstration and feedback, {limit}. Raise max_reprompt_len.")
-        keep = max(len(tokens) - excess, 0)
-        kept = tokens[:keep] if settings.reprompt_truncation == "right" else tokens[len(tokens) - keep :]
+        keep = max(len(parts[name]) - excess, 0)
+        start = 0 if settings.reprompt_truncation == "right" else len(parts[name]) - keep
+        parts[name] = parts[name][start : start + keep]
         # A cut inside a multi-byte character decodes to replacement characters.
-        text = decode(kept).strip("\N{REPLACEMENT CHARACTER}")
+        text = decode(parts[name]).strip("\N{REPLACEMENT CHARACTER}")
         cut = replace(prompt, **{name: text if text.strip() else None, "truncated": True})
         prompt = _render(cut, rollout, settings)
         token_ids = tokenize_chat(prompt.messages)

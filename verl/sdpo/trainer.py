@@ -13,7 +13,7 @@ from tensordict import TensorDict
 from transfer_queue import KVBatchMeta
 
 from verl.experimental.agent_loop.utils import resolve_config_path
-from verl.sdpo.config import TRAINER_MODE
+from verl.sdpo.config import BLOCK, TRAINER_MODE
 from verl.sdpo.reprompt import (
     Rollout,
     TeacherPrompt,
@@ -94,6 +94,7 @@ class SelfDistillationTrainer(PPOTrainerSync):
         data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=fields)
         if any(plain(data["multi_modal_inputs"])):
             raise ValueError("the batch has images, video or audio: SDPO supports text only. Train on text prompts.")
+        self._check_graders(batch, data, metrics)
         rollouts = self._rollouts(batch, data)
         rng = random.Random(f"{self.settings.demonstration_seed}/{self.global_steps}")
         prompts = build_teacher_prompts(rollouts, self.settings, rng)
@@ -128,11 +129,28 @@ class SelfDistillationTrainer(PPOTrainerSync):
         batch.extra_info.update(extra_info)
         return batch
 
+    def _check_graders(self, batch: KVBatchMeta, data: TensorDict, metrics: dict) -> None:
+        """Count the samples that the reward function could not grade (`grader_error`), and stop when they are many."""
+        infos = [
+            extra.get("reward_extra_info", {})
+            for tag, extra in zip(batch.tags, plain(data["extra_fields"]), strict=True)
+            if not tag.get("is_padding", False)
+        ]
+        rate = sum(bool(info.get("grader_error", False)) for info in infos) / len(infos)
+        metrics["self_distillation/grader_error_fraction"] = rate
+        if rate > self.settings.max_grader_error_rate:
+            raise RuntimeError(
+                f"step {self.global_steps}: {rate:.1%} of {len(infos)} samples could not be graded, more than "
+                f"{BLOCK}.max_grader_error_rate={self.settings.max_grader_error_rate}. Their rewards would be noise. "
+                "Look for the grader's own error above, mend it, and resume from the last checkpoint."
+            )
+
     def _rollouts(self, batch: KVBatchMeta, data: TensorDict) -> list[Rollout]:
         """The batch as plain Python. Rows that verl appended to fill the batch count as not graded."""
         responses = self.tokenizer.batch_decode(data["responses"].unbind(), skip_special_tokens=True)
         rollouts = []
-        for tag, uid, messages, response, score, extra in zip(
+        for key, tag, uid, messages, response, score, extra in zip(
+            batch.keys,
             batch.tags,
             plain(data["uid"]),
             plain(data["raw_prompt"]),
@@ -143,7 +161,9 @@ class SelfDistillationTrainer(PPOTrainerSync):
         ):
             info = extra.get("reward_extra_info", {})
             graded = not tag.get("is_padding", False) and not info.get("grader_error", False)
-            rollouts.append(Rollout(uid, messages, response, score, info.get("feedback"), graded))
+            # Keys are {uid}_{session}_{index of the loop's output} (verl/trainer/ppo/v1/agent_loop_tq.py).
+            attempt = int(key.rsplit("_", 2)[1])
+            rollouts.append(Rollout(uid, messages, response, score, info.get("feedback"), graded, attempt))
         return rollouts
 
     def _fit(self, prompt: TeacherPrompt, rollout: Rollout) -> tuple[TeacherPrompt, list[int]]:

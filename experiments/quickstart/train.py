@@ -50,6 +50,7 @@ def command(args: argparse.Namespace, run: Path, ray_folder: str) -> list[str]:
         f"trainer.total_training_steps={args.steps}",
         f"trainer.experiment_name={run.name}",
         f"trainer.default_local_dir={run / 'checkpoints'}",
+        f"trainer.validation_data_dir={run / 'heldout'}",
         f"hydra.run.dir={run / 'hydra'}",
         f"+ray_kwargs.ray_init._temp_dir={ray_folder}",
         *args.overrides,

@@ -1,0 +1,208 @@
+"""The commands as a user runs them, from another folder, up to verl's own reader."""
+
+import json
+import re
+import sys
+
+import pytest
+
+from data.inspect import main as inspect
+from data.load_dataset import main as load_dataset
+from data.preprocess import main as preprocess
+from data.records import DataError, write_array, write_lines
+from data.sources import catalog
+from data.split_tasks import main as split_tasks
+
+from .conftest import REPOSITORY, read_lines, script, start
+from .hub import write_sciknoweval
+
+SUFFIX = " The solution will be evaluated in a mcq environment."
+SCRIPTS = ["load_dataset.py", "split_tasks.py", "split_tests.py", "preprocess.py", "inspect.py"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    """A real tokenizer with a chat template, trained on the spot: a token per word or punctuation."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    core = Tokenizer(models.WordLevel({"<unk>": 0, "<s>": 1}, unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>", bos_token="<s>")
+    tokenizer.chat_template = (
+        "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}assistant:"
+    )
+    return tokenizer
+
+
+def rlhf_dataset(files, tokenizer, tmp_path, **options):
+    from omegaconf import OmegaConf
+
+    from verl.utils.dataset.rl_dataset import RLHFDataset
+
+    config = OmegaConf.create({"cache_dir": str(tmp_path), "filter_overlong_prompts_workers": None} | options)
+    return RLHFDataset([str(file) for file in files], tokenizer, config)
+
+
+def hub_row(published: dict, domain: str) -> dict:
+    """The row of SciKnowEval's own file from which a published record was made."""
+    question = published["description"].removesuffix(SUFFIX)
+    options = published["prompt"].removeprefix(question + "\n\n").removesuffix("\nPlease reason step by step.")
+    texts = re.split(r"(?:^|\n)[A-D]: ", options)[1:]
+    return {
+        "question": question,
+        "choices": {"text": texts, "label": list("ABCD"[: len(texts)])},
+        "answerKey": published["answer"],
+        "type": f"mcq-{len(texts)}-choices",
+        "domain": domain,
+        "details": {"level": "L3", "task": "t", "subtask": "s"},
+    }
+
+
+@pytest.mark.parametrize("domain", ["Biology", "Chemistry", "Material"])
+def test_the_published_files_come_out_of_the_commands(shared, tmp_path, domain):
+    """From SciKnowEval's layout to train.json and test.json: every published record, in the published order."""
+    name = domain.lower()
+    published = {side: read_lines(shared / "sciknoweval" / name / f"{side}.json") for side in ("train", "test")}
+    tasks = sorted(published["train"] + published["test"], key=lambda task: task["idx"])
+    source = write_sciknoweval(tmp_path, [hub_row(task, domain) for task in tasks])
+    folder = tmp_path / "datasets"
+    load_dataset(["--dataset_name", domain, "--output_path", f"{folder}/{name}.json", "--source", str(source)])
+    out = f"{folder}/sciknoweval/{name}"
+    split_tasks(["--json_path", f"{folder}/{name}.json", "--output_dir", out, "--test_ratio", "0.1", "--seed", "42"])
+    for side, wanted in published.items():
+        # `embedding` is an always empty column of the published files.
+        assert [
+            task | {"embedding": [], "public_tests": 0}
+            for task in read_lines(tmp_path / f"datasets/sciknoweval/{name}/{side}.json")
+        ] == [task | {"public_tests": 0} for task in wanted]
+
+
+def test_verl_reads_the_parquet_of_every_dataset_together(hub, tmp_path, tokenizer):
+    files, records = [], []
+    for name, entry in catalog.load_catalog().items():
+        if entry.repo is None:
+            continue
+        folder = tmp_path / entry.family / entry.name.replace("/", "_")
+        folder.mkdir(parents=True)
+        load_dataset(
+            ["--dataset_name", name, "--source", str(hub / entry.repo), "--output_path", str(folder / "test.json")]
+        )
+        loaded = json.loads((folder / "test.json").read_text())
+        write_array(folder / "train.json", [loaded[0] | {"prompt": "Another prompt"}])
+        preprocess(["--data_source", str(folder)])
+        files.append(folder / "test.parquet")
+        records += loaded
+    dataset = rlhf_dataset(files, tokenizer, tmp_path, max_prompt_length=4096)
+    assert len(dataset) == len(records)
+    for row, record in zip(dataset, records, strict=True):
+        assert row["raw_prompt"][-1] == {"role": "user", "content": record["prompt"]}
+        assert row["data_source"] == record["dataset"] and row["index"] == str(record["idx"])
+        assert row["reward_model"]["ground_truth"] == record["tests" if record["kind"] == "code" else "answer"]
+        assert tokenizer.apply_chat_template(row["raw_prompt"], tokenize=False).endswith("assistant:")
+
+
+def test_inspect_measures_what_verl_filters(shared, tmp_path, tokenizer, capsys):
+    for side in ("train", "test"):
+        (tmp_path / f"{side}.json").symlink_to(shared / "sciknoweval" / "biology" / f"{side}.json")
+    preprocess(["--data_source", str(tmp_path)])
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    kept = len(rlhf_dataset([tmp_path / "train.parquet"], tokenizer, tmp_path, max_prompt_length=150))
+    assert 0 < kept < 450
+    for name in ("train.parquet", "train.json"):
+        capsys.readouterr()
+        options = ["--tokenizer", str(tmp_path / "tokenizer"), "--max_prompt_length", "150"]
+        inspect([str(tmp_path / name), *options])
+        printed = capsys.readouterr().out
+        assert f"{name}: 450 records" in printed
+        assert f"over max_prompt_length 150: {1 - kept / 450:.1%}" in printed
+        assert "100.0%  sciknoweval (ability mcq)" in printed
+        assert "system: \nGiven a question" in printed and printed.rstrip().endswith("assistant:")
+
+
+def test_inspect_without_a_tokenizer_counts_characters_and_tests(hub, tmp_path):
+    source = hub / "livecodebench/code_generation_lite"
+    name = "livecodebench/code_generation_lite-v6"
+    load_dataset(["--dataset_name", name, "--source", str(source), "--output_path", str(tmp_path / "lcb.json")])
+    done = script("inspect.py", "lcb.json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "prompt length in characters" in done.stdout
+    assert "2   66.7%  4 stdin tests" in done.stdout and "1   33.3%  4 functional tests" in done.stdout
+    assert "[user]\nYou are an expert programmer" in done.stdout
+
+
+def test_inspect_says_what_is_wrong(tmp_path):
+    done = script("inspect.py", "gone.parquet", cwd=tmp_path)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1] == "error: gone.parquet does not exist."
+    with pytest.raises(DataError, match="cannot load the tokenizer: "):
+        inspect([str(tmp_path / "gone.parquet"), "--tokenizer", "no/tokenizer"])
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_every_script_starts_from_any_folder_whatever_lies_there(tmp_path, name):
+    """`data/inspect.py` must not hide the standard library's, nor a folder `datasets` the package, nor `data` ours."""
+    (tmp_path / "datasets").mkdir()
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "__init__.py").write_text("raise ImportError('the wrong data')")
+    relative = re.sub("^/", "../" * len(tmp_path.parts[1:]), str(REPOSITORY / "data" / name))
+    for safe_path in ("", "1"):
+        done = start(sys.executable, relative, "--help", cwd=tmp_path, PYTHONSAFEPATH=safe_path)
+        assert done.returncode == 0 and "usage: " in done.stdout, done.stderr
+
+
+def test_the_standard_library_wins_over_inspect():
+    """As every script starts: with this folder first on the path. Then import much and see which `inspect` was used."""
+    folder = REPOSITORY / "data"
+    code = f"""
+import runpy, sys
+for name in {SCRIPTS}:
+    sys.path[0] = {str(folder)!r}
+    runpy.run_path({str(folder)!r} + "/" + name, run_name="a_script")
+    assert sys.path[0] == {str(REPOSITORY)!r}
+import datasets
+assert sys.modules["inspect"].__file__ != {str(folder / "inspect.py")!r}
+"""
+    done = start(sys.executable, "-c", code, cwd=REPOSITORY)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_folder_is_not_installed():
+    assert '"data' not in (REPOSITORY / "setup.py").read_text()
+
+
+README = (REPOSITORY / "data" / "README.md").read_text()
+
+
+def test_the_readme_shows_the_table_that_list_prints(capsys):
+    load_dataset(["--list"])
+    assert capsys.readouterr().out.strip() in README
+
+
+def test_every_command_of_the_readme_runs(hub, tmp_path, tokenizer):
+    """In the order of the README; only the download and the tokenizer's name are replaced."""
+    commands = [line for block in re.findall("```bash\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
+    assert len(commands) == 12
+    (tmp_path / "data").symlink_to(REPOSITORY / "data")
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    for side, number in (("train", 0), ("test", 1)):
+        call = json.dumps([{"Action": "getFacts", "Action_Input": "{}"}])
+        task = {"prompt": f"Question: {number}?", "idx": number, "system": None, "answer": call, "elo": 1500}
+        folder = tmp_path / "SDPO/datasets/tooluse"
+        folder.mkdir(parents=True, exist_ok=True)
+        write_lines(folder / f"{side}.json", [task])
+    for command in commands:
+        name = re.search(r"--dataset_name (\S+)", command)
+        if name and "--source" not in command:
+            command += f" --source {hub / catalog.find(name[1]).repo}"
+        command = command.replace("Qwen/Qwen3-8B", "tokenizer").replace("python ", f"{sys.executable} ")
+        done = start("bash", "-c", command, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    for written in (
+        "datasets/sciknoweval/chemistry",
+        "datasets/lcb_v6",
+        "lcb_v6",
+        "lcb_v6_singles/q_2",
+        "datasets/tooluse",
+    ):
+        assert (tmp_path / written / "train.parquet").is_file()

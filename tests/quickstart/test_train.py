@@ -27,7 +27,7 @@ def test_verl_accepts_the_recipe(tmp_path, algorithm, loss_mode, trainer_mode):
     )
     command = [*train.command(args, tmp_path / "run", "/tmp/r"), "--cfg", "job", "--resolve"]
     env = train.environment(tmp_path / "metrics.jsonl")
-    shown = subprocess.run(command, env=env, capture_output=True, text=True, timeout=900)
+    shown = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600)
     assert shown.returncode == 0, shown.stderr
     config = OmegaConf.create(shown.stdout[shown.stdout.index("actor_rollout_ref:") :])
     assert config.actor_rollout_ref.actor.policy_loss.loss_mode == loss_mode

@@ -1,6 +1,6 @@
 """The quickstart's environment: write a tool call as JSON, and be told what is wrong with it.
 
-Tasks are drawn from a seed. Held-out tasks use only values (cities, times, ...) that no training task contains.
+Tasks are drawn from a seed. No call that a held-out task asks for is asked for, in any wording, by a training task.
 `compute_score` is the reward function for verl: `reward.custom_reward_function.path=.../environment.py`.
 """
 
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 DATA_SOURCE = "tool_json"
 SPLITS = ("train", "heldout")
 
-# Of each pool, the share that only held-out tasks use.
+# Of each tool's possible calls, the share that only held-out tasks ask for.
 HELDOUT_SHARE = 1 / 3
 
 
@@ -37,16 +37,13 @@ TOOLS = (
 )
 
 VALUES = {
-    "city": "Berlin Boston Cairo Chicago Delhi Dublin Lagos Lima London Madrid Miami Nairobi Oslo Paris Prague Quito "
-    "Rome Seattle Seoul Sydney Tokyo Toronto Vienna Warsaw",
-    "day": "Monday Tuesday Wednesday Thursday Friday Saturday Sunday today tomorrow",
-    "time": "5:30 5:45 6:00 6:15 6:30 6:45 7:00 7:15 7:30 7:45 8:00 8:15 8:30 8:45 9:00 9:15 9:30 9:45 10:10 10:20",
-    "artist": "Abba Adele Bach Beethoven Beyonce Bowie Brahms Chopin Drake Enya Haydn Mozart Prince Queen Rihanna "
-    "Shakira Sting Verdi Vivaldi Wagner",
-    "room": "attic bathroom bedroom cellar garage garden hallway kitchen office",
-    "color": "blue green orange pink purple red white yellow",
-    "place": "airport bakery bank bridge castle church harbor hospital hotel library market museum park pharmacy "
-    "school stadium station theater university zoo",
+    "city": "Berlin Boston Cairo Chicago Dublin Lima London Oslo Paris Rome Tokyo Vienna",
+    "day": "Monday Tuesday Wednesday Thursday Friday Saturday Sunday",
+    "time": "5:30 6:00 6:15 6:45 7:00 7:30 8:00 8:15 8:45 9:00 9:30 10:20",
+    "artist": "Adele Bach Beethoven Beyonce Bowie Chopin Drake Mozart Prince Queen Sting Vivaldi",
+    "room": "bathroom bedroom garage hallway kitchen office",
+    "color": "blue green orange purple red yellow",
+    "place": "airport bank bridge castle church harbor hospital hotel market museum park station",
 }
 
 WORDINGS = (
@@ -70,30 +67,31 @@ def make_tasks(split: str, count: int, seed: int) -> list[Task]:
     """
     if split not in SPLITS:
         raise ValueError(f"split={split!r}: expected one of {', '.join(SPLITS)}.")
-    pools = {name: _share(values.split(), split, f"{seed}/{name}") for name, values in VALUES.items()}
-    kinds = [list(_all_tasks(tool, wording, pools)) for tool, wording in product(TOOLS, WORDINGS)]
-    rng = random.Random(f"{seed}/{split}")
-    for kind in kinds:
-        rng.shuffle(kind)
+    kinds = []
+    for tool in TOOLS:
+        calls = _calls_of(tool, split, seed)
+        for wording in WORDINGS:
+            kind = [_to_task(tool, wording, call) for call in calls]
+            random.Random(f"{seed}/{wording}").shuffle(kind)
+            kinds.append(kind)
     tasks = [task for task in chain.from_iterable(zip_longest(*kinds)) if task][:count]
     if len(tasks) < count:
         raise ValueError(f"asked for {count} {split} tasks, but there are only {len(tasks)}. Ask for fewer.")
     return tasks
 
 
-def _share(values: list[str], split: str, seed: str) -> list[str]:
-    random.Random(seed).shuffle(values)
-    cut = round(len(values) * HELDOUT_SHARE)
-    return values[:cut] if split == "heldout" else values[cut:]
+def _calls_of(tool: Tool, split: str, seed: int) -> list[dict[str, str]]:
+    """This split's share of all calls of a tool."""
+    values = product(*(VALUES[argument].split() for argument in tool.arguments))
+    calls = [{"tool": tool.name, **dict(zip(tool.arguments, row, strict=True))} for row in values]
+    random.Random(f"{seed}/{tool.request}").shuffle(calls)
+    cut = round(len(calls) * HELDOUT_SHARE)
+    return calls[:cut] if split == "heldout" else calls[cut:]
 
 
-def _all_tasks(tool: Tool, wording: str, pools: dict[str, list[str]]):
-    for values in product(*(pools[name] for name in tool.arguments)):
-        arguments = dict(zip(tool.arguments, values, strict=True))
-        call = {"tool": tool.name, **arguments}
-        facts = " ".join(f"The {key} is {value}." for key, value in call.items())
-        request = tool.request.format(**arguments)
-        yield Task(wording.format(keys=_listed(call), facts=facts, request=request), call)
+def _to_task(tool: Tool, wording: str, call: dict[str, str]) -> Task:
+    facts = " ".join(f"The {key} is {value}." for key, value in call.items())
+    return Task(wording.format(keys=_listed(call), facts=facts, request=tool.request.format(**call)), call)
 
 
 def _listed(keys) -> str:

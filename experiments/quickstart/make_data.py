@@ -1,0 +1,48 @@
+"""Writes the quickstart's tasks as the parquet files that verl reads.
+
+python -m experiments.quickstart.make_data FOLDER [--train 256] [--heldout 64] [--seed 0]
+"""
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from experiments.quickstart.environment import DATA_SOURCE, Task, make_tasks
+
+FILES = {"train": "train.parquet", "heldout": "test.parquet"}
+
+
+def to_row(task: Task, split: str, index: int) -> dict[str, Any]:
+    """One task in verl's columns."""
+    return {
+        "data_source": DATA_SOURCE,
+        "prompt": [{"role": "user", "content": task.prompt}],
+        "ability": "tool_use",
+        "reward_model": {"style": "rule", "ground_truth": json.dumps(task.call)},
+        "extra_info": {"split": split, "index": index},
+    }
+
+
+def write_data(folder: Path, counts: dict[str, int], seed: int) -> None:
+    """Write one file per split."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, count in counts.items():
+        rows = [to_row(task, split, index) for index, task in enumerate(make_tasks(split, count, seed))]
+        scratch = folder / f".{FILES[split]}.{os.getpid()}"
+        pq.write_table(pa.Table.from_pylist(rows), scratch)
+        os.replace(scratch, folder / FILES[split])
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--train", type=int, default=256, help="number of training tasks")
+    parser.add_argument("--heldout", type=int, default=64, help="number of held-out tasks")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    write_data(args.folder, {"train": args.train, "heldout": args.heldout}, args.seed)

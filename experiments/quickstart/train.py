@@ -1,0 +1,140 @@
+"""Trains on the quickstart's task with stock verl, shows progress, and reports at the end.
+
+`run.sh` is how to start it: that sets everything up, and passes its own arguments on to this.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from experiments.quickstart import supervise
+from experiments.quickstart.report import Run, report
+
+HERE = Path(__file__).resolve().parent
+# The longest time between two lines of verl's log in a healthy run: compiling and loading at the start.
+STALL_SECONDS = 600
+# verl's driver can hang instead of exiting when a step fails. Hydra prints this once it has seen the exception.
+FAILED = b"Error executing job with overrides"
+EXIT_SECONDS = 10
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--runs", type=Path, required=True, help="where a folder for this run is made")
+    parser.add_argument("--algorithm", choices=("sdpo", "grpo"), default="sdpo")
+    parser.add_argument("--steps", type=int, default=15)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("overrides", nargs="*", help="key=value, passed on to verl")
+    return parser.parse_intermixed_args()
+
+
+def command(args: argparse.Namespace, run: Path, ray_folder: str) -> list[str]:
+    """What starts verl: the recipe in config/, and the paths and numbers of this run."""
+    return [
+        *(sys.executable, "-u", "-m", "verl.trainer.main_ppo"),
+        *("--config-dir", str(HERE / "config"), "--config-name", f"quickstart_{args.algorithm}"),
+        f"data.train_files={args.data / 'train.parquet'}",
+        f"data.val_files={args.data / 'test.parquet'}",
+        f"data.seed={args.seed}",
+        f"actor_rollout_ref.model.path={args.model}",
+        f"actor_rollout_ref.actor.data_loader_seed={args.seed}",
+        f"actor_rollout_ref.rollout.seed={args.seed}",
+        f"reward.custom_reward_function.path={HERE / 'environment.py'}",
+        f"trainer.total_training_steps={args.steps}",
+        f"trainer.experiment_name={run.name}",
+        f"trainer.default_local_dir={run / 'checkpoints'}",
+        f"trainer.validation_data_dir={run / 'heldout'}",
+        f"hydra.run.dir={run / 'hydra'}",
+        f"+ray_kwargs.ray_init._temp_dir={ray_folder}",
+        *args.overrides,
+    ]
+
+
+def environment(metrics: Path) -> dict[str, str]:
+    return {
+        "HF_HUB_OFFLINE": "1",
+        **os.environ,
+        "VERL_PLATFORM": "cpu",
+        "VERL_FILE_LOGGER_PATH": str(metrics),
+    }
+
+
+class Progress:
+    """Prints a line per training step, and notices a run that is stuck."""
+
+    def __init__(self, run: Run, steps: int):
+        self.run, self.steps = run, steps
+        self.shown = 0
+        self.failed_at: float | None = None
+        self.log_position = 0
+
+    def watch(self) -> None:
+        """Show what is new. Raises `RunFailed` when verl failed without ending, or says nothing for too long."""
+        records = self.run.records()
+        for record in records[self.shown :]:
+            print(self.line(record), flush=True)
+        self.shown = len(records)
+        self.check()
+
+    def line(self, record: dict) -> str:
+        step = record["step"]
+        parts = [f"step {step:3d}/{self.steps}"]
+        for name, value in (("training accuracy", record["train"]), ("held-out accuracy", record["heldout"])):
+            if value is not None:
+                parts.append(f"{name} {value:.2f}")
+        seconds = self.run.seconds_per_step()
+        if seconds is not None:
+            parts.append(f"{seconds:.0f} s/step, about {(self.steps - step) * seconds / 60:.0f} min left")
+        return "  ".join(parts)
+
+    def check(self) -> None:
+        now = time.time()
+        with self.run.log.open("rb") as log:
+            log.seek(self.log_position)
+            text = log.read()
+        self.log_position += max(len(text) - len(FAILED), 0)
+        if FAILED in text and self.failed_at is None:
+            self.failed_at = now
+        if self.failed_at is not None and now - self.failed_at > EXIT_SECONDS:
+            raise supervise.RunFailed("a step failed and verl did not exit")
+        silence = now - self.run.log.stat().st_mtime
+        if silence > STALL_SECONDS:
+            raise supervise.RunFailed(f"no output for {silence:.0f} s")
+
+
+def main() -> int:
+    args = parse_arguments()
+    name = f"{args.algorithm}-seed{args.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
+    run = Run(args.runs / name)
+    run.folder.mkdir(parents=True)
+    settings = {"algorithm": args.algorithm, "seed": args.seed, "steps": args.steps, "overrides": args.overrides}
+    run.settings_file.write_text(json.dumps(settings, indent=1))
+    # Not below the run's folder: the path of a Unix socket may have 107 bytes, and Ray needs most of them.
+    ray_folder = tempfile.mkdtemp(prefix="sdpo-ray-")
+    print(f"Training with {args.algorithm.upper()}. verl's output: {run.log}", flush=True)
+    try:
+        supervise.run(
+            command(args, run.folder, ray_folder),
+            env=environment(run.metrics_file),
+            log=run.log,
+            watch=Progress(run, args.steps).watch,
+        )
+    except supervise.RunFailed as error:
+        print(f"\nTraining failed: {error}. The last lines of {run.log}:\n", file=sys.stderr)
+        sys.stderr.writelines(run.log.read_text(errors="replace").splitlines(keepends=True)[-30:])
+        return 1
+    finally:
+        shutil.rmtree(ray_folder, ignore_errors=True)
+    report([run], run.folder / "accuracy.png")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,50 @@
+import json
+
+import pytest
+
+from experiments.quickstart.report import HELDOUT, SECONDS, TRAIN, Run, report, table
+
+LOGGED = [
+    {"step": 0, "data": {HELDOUT: 0.25}},
+    {"step": 1, "data": {TRAIN: 0.3, SECONDS: 50.0}},
+    {"step": 2, "data": {TRAIN: 0.5, SECONDS: 10.0, HELDOUT: 0.75}},
+    {"step": 3, "data": {TRAIN: 0.6, SECONDS: 12.0}},
+]
+
+
+@pytest.fixture
+def run(tmp_path):
+    run = Run(tmp_path / "run")
+    run.folder.mkdir()
+    run.settings_file.write_text(json.dumps({"algorithm": "sdpo", "seed": 7}))
+    run.metrics_file.write_text("".join(json.dumps(entry) + "\n" for entry in LOGGED))
+    return run
+
+
+def test_a_half_written_line_is_not_read_yet(run):
+    with run.metrics_file.open("a") as file:
+        file.write('{"step": 4, "da')
+    assert [record["step"] for record in run.records()] == [0, 1, 2, 3]
+
+
+def test_a_run_that_has_not_begun_has_no_records(tmp_path):
+    assert Run(tmp_path).records() == []
+    assert Run(tmp_path).seconds_per_step() is None
+
+
+def test_the_table_shows_each_measured_step_and_the_median_time(run):
+    header, _, row = (line.strip("| ").split("|") for line in table([run]).splitlines())
+    assert [cell.strip() for cell in header] == ["held-out accuracy", "before", "step 2", "s/step"]
+    assert [cell.strip() for cell in row] == ["SDPO, seed 7", "0.25", "0.75", "12"]
+
+
+def test_the_plot_is_an_image(run, tmp_path):
+    target = tmp_path / "accuracy.png"
+    report([run], target)
+    assert target.read_bytes().startswith(b"\x89PNG")
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "accuracy.png"}
+
+
+def test_a_run_that_measured_nothing_is_named(tmp_path):
+    with pytest.raises(ValueError, match=str(tmp_path)):
+        report([Run(tmp_path)], tmp_path / "accuracy.png")

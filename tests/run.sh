@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Sets up .venv if need be and runs the tests: bash tests/run.sh [pytest arguments]
+set -euo pipefail
+
+repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+bash "$repo/experiments/setup_cpu.sh"
+cd "$repo"
+exec env HF_HUB_OFFLINE=1 "$repo/.venv/bin/python" -m pytest "$@"

@@ -46,8 +46,8 @@ _START_SECONDS = 30.0
 # Long, for a machine that starves us; a server that is stopped or stuck costs this once.
 _ANSWER_SECONDS = 10.0
 _END_SECONDS = 2.0
-# A program that waits for a core gets its waiting back; after this many times its wall limit the machine is to blame.
-_MAX_EXTENSION = 10
+STARVED_SECONDS = 300.0
+"""A program that waits for a core gets its waiting back; beyond this the machine is to blame."""
 
 
 class ServerFault(Exception):
@@ -144,7 +144,7 @@ class ForkServer:
                 raise ServerFault("the fork server does not answer")
             else:
                 waited = _waited_for_core(pids)
-                if waited > wall * _MAX_EXTENSION:
+                if waited > STARVED_SECONDS:
                     raise ServerFault(f"no core was free for the program for {waited:.0f} s")
                 if start + wall + waited > deadline + 0.01:
                     deadline = start + wall + waited

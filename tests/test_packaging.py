@@ -15,7 +15,18 @@ OURS = ("verl/sdpo", "verl/utils/reward_score/feedback")
 @pytest.fixture(scope="module")
 def wheel_files(tmp_path_factory) -> set[str]:
     folder = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", folder, REPOSITORY]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "-q",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        folder,
+        REPOSITORY,
+    ]
     subprocess.run(command, check=True, timeout=120)
     with zipfile.ZipFile(next(folder.glob("sdpo-*.whl"))) as wheel:
         return {name for name in wheel.namelist() if ".dist-info/" not in name}

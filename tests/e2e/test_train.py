@@ -144,8 +144,26 @@ def test_one_switch_gives_verls_trainer_under_sdpo_yaml(train, tmp_path):
     assert "actor/pg_clipfrac" in step
 
 
-def test_mistake_stops_before_ray(train, tmp_path):
-    run = train(tmp_path, "actor_rollout_ref.actor.self_distillation.alpha=1.5")
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["actor_rollout_ref.actor.self_distillation.alpha=1.5"],
+            "actor_rollout_ref.actor.self_distillation.alpha=1.5: expected a number in [0, 1]",
+        ),
+        (
+            ["actor_rollout_ref.actor.strategy=fsdp", "actor_rollout_ref.ref.strategy=fsdp"],
+            "strategy=fsdp with VERL_PLATFORM=cpu: only fsdp2 works",
+        ),
+        (
+            ["reward.custom_reward_function.path=pkg://verl.utils.reward_score.feedback"],
+            "No grader for data_source 'tiny'. Known: sciknoweval",
+        ),
+    ],
+    ids=["value", "strategy", "data source"],
+)
+def test_mistake_stops_before_ray(train, tmp_path, overrides, message):
+    run = train(tmp_path, *overrides)
     assert run.returncode != 0
-    assert "actor_rollout_ref.actor.self_distillation.alpha=1.5: expected a number in [0, 1]" in run.stdout
+    assert message in run.stdout
     assert "ray init kwargs" not in run.stdout

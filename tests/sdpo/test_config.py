@@ -68,12 +68,12 @@ VALID = {
             "loss_agg_mode": "token-mean",
             "loss_scale_factor": None,
             "ulysses_sequence_parallel_size": 1,
-            "fsdp_config": {"ulysses_sequence_parallel_size": 1},
+            "fsdp_config": {"ulysses_sequence_parallel_size": 1, "fsdp_size": -1},
         },
         "ref": {
             "strategy": "fsdp2",
             "ulysses_sequence_parallel_size": 1,
-            "fsdp_config": {"ulysses_sequence_parallel_size": 1, "model_dtype": "fp32"},
+            "fsdp_config": {"ulysses_sequence_parallel_size": 1, "fsdp_size": -1, "model_dtype": "fp32"},
         },
     },
 }
@@ -184,6 +184,10 @@ def test_a_valid_training_passes(teacher, strategy):
 
 
 IMPOSSIBLE = [
+    (
+        {"actor_rollout_ref.ref.fsdp_config.fsdp_size": 2},
+        ["ref.fsdp_config.fsdp_size=2", "actor.fsdp_config.fsdp_size=-1", "Set both to the same value"],
+    ),
     ({"trainer.use_v1": False}, ["loss_mode=sdpo", "trainer.use_v1=False", "--config-name sdpo"]),
     ({"trainer.v1.trainer_mode": "sync"}, ["loss_mode=sdpo", "trainer_mode=sync", "trainer_mode=sdpo"]),
     (

@@ -210,6 +210,13 @@ def _validate_model(actor: Mapping, ref: Mapping, model: Mapping, teacher: str) 
             f"actor_rollout_ref.ref.strategy={ref['strategy']} differs from actor.strategy={actor['strategy']}: the "
             "teacher is averaged shard by shard. Set both to the same value."
         )
+    for key in ("fsdp_size", "use_orig_params", "wrap_policy"):
+        if actor["fsdp_config"].get(key) != ref["fsdp_config"].get(key):
+            raise ValueError(
+                f"actor_rollout_ref.ref.fsdp_config.{key}={ref['fsdp_config'].get(key)} differs from "
+                f"actor.fsdp_config.{key}={actor['fsdp_config'].get(key)}: the teacher's shards would not pair up with "
+                "the student's. Set both to the same value."
+            )
     if model["use_fused_kernels"]:
         raise ValueError(
             f"actor_rollout_ref.model.use_fused_kernels=True with {BLOCK}.teacher_regularization={teacher}: fused "

@@ -23,6 +23,11 @@ CONFIG_DIR = Path(__file__).parents[1] / "trainer" / "config"
 logger = logging.getLogger(__name__)
 
 
+def on_cpu() -> bool:
+    """Whether the user chose the platform without an accelerator, in verl's own way."""
+    return os.environ.get("VERL_PLATFORM", "").strip().lower() == "cpu"
+
+
 def trainer_mode(loss_mode: str) -> str:
     """Resolver `sdpo.trainer_mode` of `sdpo.yaml`: loss_mode is the one switch, any other mode gets verl's trainer."""
     return TRAINER_MODE if loss_mode == LOSS_MODE else "sync"
@@ -59,6 +64,10 @@ def validate_before_ray(module) -> None:
         from verl.sdpo.rewards import validate_rewards
 
         validate_training_config(config)
+        if on_cpu():
+            from verl.sdpo.cpu import validate_strategy
+
+            validate_strategy(config)
         validate_rewards(config)
         return verl_validate_config(config, *args, **kwargs)
 
@@ -91,7 +100,7 @@ def load() -> None:
     wrapt.register_post_import_hook(register_policy_loss, "verl.trainer.ppo.core_algos")
     wrapt.register_post_import_hook(register_trainer, "verl.trainer.ppo.v1")
     wrapt.register_post_import_hook(register_agent_loop, "verl.experimental.agent_loop")
-    if os.environ.get("VERL_PLATFORM", "").strip().lower() == "cpu":
+    if on_cpu():
         from verl.sdpo.cpu import register
 
         register()

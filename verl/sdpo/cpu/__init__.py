@@ -33,6 +33,19 @@ class VllmCpuAlias(importlib.metadata.DistributionFinder):
         return None
 
 
+def validate_strategy(config) -> None:
+    """
+    Raises:
+        ValueError: for FSDP1, which asks torch for an accelerator when it is built, synchronised and saved.
+    """
+    strategy = config["actor_rollout_ref"]["actor"]["strategy"]
+    if strategy != "fsdp2":
+        raise ValueError(
+            f"actor_rollout_ref.actor.strategy={strategy} with VERL_PLATFORM=cpu: only fsdp2 works without an "
+            "accelerator. Set actor.strategy and ref.strategy to fsdp2, or start with --config-name sdpo_cpu."
+        )
+
+
 def use_gloo(module) -> None:
     """`verl.utils.distributed` asks torch for the backend "cpu:gloo,cpu:gloo", which torch refuses."""
     initialize = module.initialize_global_process_group_ray

@@ -60,6 +60,8 @@ def command(args: argparse.Namespace, run: Path, ray_folder: str) -> list[str]:
 def environment(metrics: Path) -> dict[str, str]:
     return {
         "HF_HUB_OFFLINE": "1",
+        # On a busy machine Ray's node takes longer than the 30 s that it is given by default.
+        "RAY_raylet_start_wait_time_s": "180",
         **os.environ,
         "VERL_PLATFORM": "cpu",
         "VERL_FILE_LOGGER_PATH": str(metrics),

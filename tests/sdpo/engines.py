@@ -25,6 +25,8 @@ from verl.trainer.config import CheckpointConfig
 from verl.utils import tensordict_utils as tu
 from verl.workers.config import FSDPEngineConfig, FSDPOptimizerConfig, HFModelConfig
 from verl.workers.engine import EngineRegistry
+from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
+from verl.workers.utils.padding import response_from_nested
 
 TEMPERATURE = 0.7
 # The reference differs from the engine in the order of float32 sums only.
@@ -212,6 +214,15 @@ def gradients_of(student: SelfDistillationEngine, samples: list[Sample], **setti
         student.optimizer_zero_grad()
         output = student.forward_backward_batch(to_batch(samples, **settings), None)
         return full_gradients(student), output
+
+
+def infer(engine: SelfDistillationEngine, samples: list[Sample], *, by_verl: bool = False, **settings) -> dict:
+    """`log_probs` and `entropy` at the response tokens (flat), as the trainer reads them off the engine's output."""
+    data = to_batch(samples, calculate_entropy=True, **settings)
+    step = FSDPEngineWithLMHead.forward_step if by_verl else SelfDistillationEngine.forward_step
+    with engine.eval_mode(), torch.no_grad(), mock.patch.object(SelfDistillationEngine, "forward_step", step):
+        output = engine.forward_backward_batch(data, None, forward_only=True)["model_output"]
+    return {name: response_from_nested(value, data["response_mask"]).values() for name, value in output.items()}
 
 
 def row_logits(model: torch.nn.Module, prompt: torch.Tensor, response: torch.Tensor) -> torch.Tensor:

@@ -128,6 +128,22 @@ def check_packed(engines, path, strategy):
         engines.assert_same(gradients, expected)
 
 
+@pytest.mark.parametrize("remove_padding", [False, True], ids=["padded", "packed"])
+def test_inference_agrees_with_verls_own(ranks, strategy, models, remove_padding):
+    ranks.run(check_inference, path=models["tied"], strategy=strategy, remove_padding=remove_padding)
+
+
+def check_inference(engines, path, strategy, remove_padding):
+    engine = engines.build_engine(path, strategy=strategy, remove_padding=remove_padding)
+    samples = engines.rank_share(engines.make_samples())
+    expected = engines.infer(engine, samples, by_verl=True)
+    assert expected["log_probs"].std() > 0.01 and expected["entropy"].min() > 0.01
+    for settings in SPLITS.values():
+        found = engines.infer(engine, samples, use_remove_padding=remove_padding, **settings)
+        for name, values in expected.items():
+            torch.testing.assert_close(found[name], values, **engines.CLOSE)
+
+
 def test_only_needed_rows_and_positions_are_computed(two_ranks, strategy, models):
     two_ranks.run(check_shapes, path=models["untied"], strategy=strategy)
 

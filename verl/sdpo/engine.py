@@ -24,6 +24,8 @@ from verl.workers.engine import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
 MODEL_TYPE = "sdpo_language_model"
+# What inference needs of a position: no distribution, only the sampled token.
+SAMPLED_TOKEN = SelfDistillationConfig(full_logit_distillation=False, alpha=1.0)
 
 
 @contextmanager
@@ -55,7 +57,7 @@ def to_rows(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 @EngineRegistry.register(model_type=MODEL_TYPE, backend=["fsdp", "fsdp2"], device=["cuda", "npu"])
 class SelfDistillationEngine(FSDPEngineWithLMHead):
-    """FSDP engine whose training step is SDPO; inference (log-probs) stays verl's."""
+    """FSDP engine whose training step is SDPO, and which needs logits at response positions only."""
 
     actor_config: ActorConfig
     settings: SelfDistillationConfig
@@ -107,13 +109,33 @@ class SelfDistillationEngine(FSDPEngineWithLMHead):
         data["input_ids"] = torch.nested.nested_tensor_from_jagged(placeholder, offsets)
 
     def forward_step(self, micro_batch: TensorDict, loss_function, forward_only):
-        if forward_only:
-            return super().forward_step(micro_batch, loss_function, forward_only)
         micro_batch = micro_batch.to(get_device_id())
+        if forward_only:
+            return None, {"model_output": self._score_responses(micro_batch), "loss": 0.0, "metrics": {}}
         if "student_input_ids" in micro_batch:
             micro_batch["input_ids"] = micro_batch.pop("student_input_ids")
         loss, metrics = self._distill(micro_batch)
         return loss, {"model_output": {}, "loss": loss.detach().item(), "metrics": metrics}
+
+    def _score_responses(self, batch: TensorDict) -> dict[str, torch.Tensor]:
+        """Log-probabilities and entropies where verl's engine has them, zero at the positions that it ignores.
+
+        verl computes logits and entropies of whole sequences, which takes a small model longer than its forward pass.
+        """
+        offsets, responses = batch["input_ids"].offsets(), batch["responses"]
+        response_lens = responses.offsets().diff()
+        width = int(response_lens.max())
+        wanted = torch.arange(width, device=response_lens.device) < response_lens.unsqueeze(-1)  # (B, T)
+        logits = self.response_logits(batch, wanted, response_lens)
+        statistics = token_statistics(logits, responses.values(), settings=SAMPLED_TOKEN)
+        rows, steps = wanted.nonzero(as_tuple=True)
+        positions = (offsets[1:] - response_lens - 1)[rows] + steps
+        zeros = logits.new_zeros(int(offsets[-1]), dtype=statistics.log_probs.dtype)
+        values = {"log_probs": statistics.log_probs, "entropy": statistics.entropy}
+        return {
+            name: torch.nested.nested_tensor_from_jagged(zeros.index_put((positions,), value), offsets)
+            for name, value in values.items()
+        }
 
     def _distill(self, batch: TensorDict) -> tuple[torch.Tensor, dict[str, Metric]]:
         """Loss and metrics of one micro-batch.

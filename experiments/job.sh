@@ -25,12 +25,13 @@ end_command() {
 }
 
 at_time_limit() {
+    local left=$((RUN_STOP_SECONDS - MARGIN_SECONDS - GRACE_SECONDS))
     limit_reached=yes
     if [[ -n ${RUN_STOP_DIR:-} ]]; then
         say "the time limit is near: asked the training to save a checkpoint and stop"
         mkdir -p "$RUN_STOP_DIR"
         touch "$RUN_STOP_DIR/stop"
-        { sleep "$((RUN_STOP_SECONDS - MARGIN_SECONDS - GRACE_SECONDS))" && end_command; } &
+        { sleep "$((left > 0 ? left : 0))" && end_command; } &
     else
         say "the time limit is near: ending the command"
         end_command &

@@ -26,7 +26,7 @@ LAUNCHER_OPTIONS='Options:
   --slurm      submit to Slurm (the default where there is sbatch)
   --site FILE  site file (default: $SDPO_SITE, or experiments/site.env)
   -h, --help   this text
-KEY=VALUE, and everything after --, is added to every training as an override of verl'"'"'s configuration.'
+KEY=VALUE, and everything after --, is added to every training as an override of its configuration.'
 
 die() {
     echo "$*" >&2
@@ -81,6 +81,8 @@ submit_run() {
 submit_training() {
     (($# >= 3)) || die "submit_training NAME CONFIG TASK [OVERRIDE...], got: $*"
     local name=$1 config=$2 task=$3
+    # Where there is no accelerator, the small variant of each configuration.
+    [[ ${VERL_PLATFORM:-} != cpu ]] || config=${config%_cpu}_cpu
     local overrides=("${@:4}" ${LAUNCHER_EXTRA[@]+"${LAUNCHER_EXTRA[@]}"})
     if [[ $LAUNCHER_MODE == list ]]; then
         claim_name "$name"
@@ -264,7 +266,7 @@ print_job() {
         fi
     fi
     print_exports SDPO_DIR SDPO_LOG_DIR SDPO_CKPT_DIR RUN_DIR RUN_STOP_DIR RUN_STOP_SECONDS \
-        WANDB_ENTITY WANDB_PROJECT WANDB_MODE WANDB_RUN_GROUP
+        VERL_PLATFORM WANDB_ENTITY WANDB_PROJECT WANDB_MODE WANDB_RUN_GROUP
     print_command exec bash "$LAUNCHER_FOLDER/job.sh" "${command[@]}"
 }
 

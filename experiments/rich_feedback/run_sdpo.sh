@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# SDPO with rich feedback (paper, section 4): LiveCodeBench v6, Qwen3-8B, feedback of the sandbox shown to the teacher.
+# SDPO with rich feedback (paper, section 4): the teacher reads what LiveCodeBench's tests said.
 #   bash experiments/rich_feedback/run_sdpo.sh [options] [KEY=VALUE...]
-# Environment: SEEDS, MODELS, DATASETS (lists separated by spaces)
+# Lists in the environment, separated by spaces, replace what is swept: DATASETS, MODELS, SEEDS.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../launcher.sh"
 launcher_init "$@"

@@ -17,6 +17,13 @@
 
 LAUNCHER_FOLDER=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 USER_YAML=$LAUNCHER_FOLDER/../verl/trainer/config/user.yaml
+LAUNCHER_MODE=
+LAUNCHER_DRY_RUN=
+LAUNCHER_EXTRA=()
+LAUNCHER_SUBMITTED=()
+LAUNCHER_SKIPPED=()
+LAUNCHER_FAILED=()
+declare -A LAUNCHER_NAMES=()
 
 LAUNCHER_OPTIONS='Options:
   --dry-run    print what would be submitted, and change nothing
@@ -37,13 +44,6 @@ die() {
 # What the scripts call
 
 launcher_init() {
-    LAUNCHER_MODE=
-    LAUNCHER_DRY_RUN=
-    LAUNCHER_EXTRA=()
-    LAUNCHER_SUBMITTED=()
-    LAUNCHER_SKIPPED=()
-    LAUNCHER_FAILED=()
-    declare -gA LAUNCHER_NAMES=()
     local site=${SDPO_SITE:-}
     while (($#)); do
         case $1 in

@@ -35,6 +35,7 @@ class Machine:
     """Starts scripts of a copy of `experiments/`, from another folder, with commands that the test replaces."""
 
     def __init__(self, folder: Path):
+        self.processes: list[subprocess.Popen] = []
         self.repo = folder / "a repo"
         self.fake = folder / "fake"
         self.bin = folder / "bin"
@@ -76,7 +77,7 @@ class Machine:
                 (self.repo / task / f"{split}.parquet").touch()
 
     def start(self, script: Path, *arguments: str, **environment: str) -> subprocess.Popen:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             ["bash", str(script), *arguments],
             cwd=self.elsewhere,
             env={**self.environment, **environment},
@@ -85,6 +86,8 @@ class Machine:
             stderr=subprocess.PIPE,
             text=True,
         )
+        self.processes.append(process)
+        return process
 
     def run(self, script: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
         """Run a script below `experiments/`."""
@@ -101,5 +104,10 @@ class Machine:
 
 
 @pytest.fixture
-def machine(tmp_path) -> Machine:
-    return Machine(tmp_path)
+def machine(tmp_path):
+    machine = Machine(tmp_path)
+    yield machine
+    for process in machine.processes:
+        if process.poll() is None:
+            process.terminate()
+            process.communicate(timeout=60)

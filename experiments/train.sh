@@ -3,6 +3,7 @@
 #   EXPERIMENT, TASK, SDPO_*  read by verl/trainer/config/user.yaml
 #   RUN_DIR, RUN_ATTEMPT      where the records of this attempt go
 #   PYTHON                    the Python in which verl is installed
+#   SDPO_SKIP_DOCTOR          if set, start even where the doctor would not
 set -euo pipefail
 
 config=$1
@@ -45,5 +46,6 @@ export VERL_FILE_LOGGER_PATH="$RUN_DIR/metrics-$RUN_ATTEMPT.jsonl"
 export PYTHONUNBUFFERED=1
 ulimit -c 0
 
-overrides=("hydra.run.dir='$RUN_DIR/hydra'" "trainer.logger=[$loggers]" "$@")
-exec "$PYTHON" -m verl.trainer.main_ppo --config-name "$config" "${overrides[@]}"
+overrides=("trainer.logger=[$loggers]" "$@")
+[[ -n ${SDPO_SKIP_DOCTOR:-} ]] || "$PYTHON" -m verl.sdpo.doctor --config-name "$config" "${overrides[@]}"
+exec "$PYTHON" -m verl.trainer.main_ppo --config-name "$config" "${overrides[@]}" "hydra.run.dir='$RUN_DIR/hydra'"

@@ -64,6 +64,10 @@ class Machine:
         (self.bin / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
         (self.bin / name).chmod(0o755)
 
+    def training(self, body: str, *, doctor: str = "exit 0") -> None:
+        """What the fake Python does for verl's trainer, and for the doctor before it."""
+        self.command("python", f"if [[ $2 == verl.sdpo.doctor ]]; then {doctor}; fi\n{body}")
+
     def add_slurm(self, site: str = "") -> None:
         self.command("sbatch", SBATCH)
         self.command("squeue", SQUEUE)

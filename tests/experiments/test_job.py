@@ -38,7 +38,7 @@ def job(machine):
     machine.add_data(*DATASETS)
 
     def submit(python: str):
-        machine.command("python", python)
+        machine.training(python)
         assert machine.run(SWEEP).returncode == 0
         return lambda **environment: machine.start(machine.runs / NAME / "job.sh", SLURM_JOB_ID="1000", **environment)
 
@@ -112,7 +112,9 @@ def test_training_that_ends_by_itself_at_the_time_limit_is_complete(job, machine
 def test_training_that_does_not_stop_in_time_is_ended(job, machine, run_folder, has_checkpoint):
     """It continues from its last checkpoint; without one, starting again would fail the same way for ever."""
     machine.add_slurm("SITE_STOP_SECONDS=1")
-    save = 'mkdir -p "$SDPO_CKPT_DIR/$EXPERIMENT"; echo 5 >"$SDPO_CKPT_DIR/$EXPERIMENT/latest_checkpointed_iteration.txt"'
+    save = (
+        'mkdir -p "$SDPO_CKPT_DIR/$EXPERIMENT"; echo 5 >"$SDPO_CKPT_DIR/$EXPERIMENT/latest_checkpointed_iteration.txt"'
+    )
     process = job(f"{save if has_checkpoint else ''}\necho started; sleep 600")()
     wait_for(lambda: has_started(run_folder))
     process.send_signal(signal.SIGUSR1)
@@ -227,11 +229,13 @@ def test_setup_of_the_site_comes_before_the_command(machine, tmp_path):
 # One training: where its records go
 
 
-PRINT = """printf '%s\\n' "$@" "METRICS=$VERL_FILE_LOGGER_PATH" "TENSORBOARD=$TENSORBOARD_DIR" "RESUME=${WANDB_RESUME-}" """
+PRINT = (
+    """printf '%s\\n' "$@" "METRICS=$VERL_FILE_LOGGER_PATH" "TENSORBOARD=$TENSORBOARD_DIR" "RESUME=${WANDB_RESUME-}" """
+)
 
 
 def train(machine, **environment: str) -> list[str]:
-    machine.command("python", PRINT)
+    machine.training(PRINT)
     machine.add_data(*DATASETS)
     run = machine.run(SWEEP, "--local", "trainer.total_epochs=2", **environment)
     assert run.returncode == 0, run.stderr
@@ -248,6 +252,16 @@ def test_training_command(machine):
     (attempt,) = folder.glob("output-*.log")
     assert f"METRICS={folder}/{attempt.name.replace('output', 'metrics').replace('.log', '.jsonl')}" in lines
     assert f"TENSORBOARD={folder}/tensorboard" in lines
+
+
+def test_doctor_comes_first_and_has_the_same_overrides(machine):
+    machine.training("printf 'training %s\\n' \"$@\"", doctor="printf 'doctor %s\\n' \"$@\"; exit $STATUS")
+    machine.add_data(*DATASETS)
+    run = machine.run(SWEEP, "--local", "a=b", STATUS="1")
+    assert run.returncode == 1
+    assert "doctor a=b" in run.stderr
+    assert "training -m" not in "".join(log.read_text() for log in (machine.runs / NAME).glob("output-*.log"))
+    assert machine.run(SWEEP, "--local", STATUS="1", SDPO_SKIP_DOCTOR="yes").returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -276,4 +290,6 @@ def test_machine_without_python(machine):
     machine.add_data(*DATASETS)
     run = machine.run(SWEEP, "--local", PYTHON="no-such-python")
     assert run.returncode == 1
-    assert "There is no Python 'no-such-python': set PYTHON, or SITE_PYTHON and SITE_SETUP in the site file." in run.stderr
+    assert (
+        "There is no Python 'no-such-python': set PYTHON, or SITE_PYTHON and SITE_SETUP in the site file." in run.stderr
+    )

@@ -53,7 +53,9 @@ def test_job_script_holds_the_site_and_the_command(machine):
     run = machine.run("rich_feedback/run_sdpo.sh", "--dry-run", "trainer.total_epochs=2", "--", "+a=b c")
     repo = str(machine.repo).replace(" ", "\\ ")
     setup = "$'set -e\\nsource /venv/bin/activate\\nexec \"$@\"'"
-    assert run.stdout == f"""\
+    assert (
+        run.stdout
+        == f"""\
 # ----- {NAME}
 #!/usr/bin/env bash
 #SBATCH --job-name={NAME}
@@ -111,6 +113,7 @@ exec \\
     trainer.total_epochs=2 \\
     +a=b\\ c
 """
+    )
 
 
 def test_what_the_site_leaves_out_is_not_passed(machine):

@@ -3,6 +3,7 @@
 Sources: arXiv 2601.20802 (Table 12 as quoted by others) and the launch scripts of the authors' repository.
 """
 
+import itertools
 import subprocess
 from collections import Counter
 
@@ -114,7 +115,9 @@ def runs():
     """The composed configurations of every script: {script: {name: configuration}}."""
     listed = {script: list_runs(script) for script in SCRIPTS}
     composed = compose_runs([line for lines in listed.values() for line in lines])
-    return {script: {line.split("\t")[0]: composed[line.split("\t")[0]] for line in listed[script]} for script in SCRIPTS}
+    return {
+        script: {line.split("\t")[0]: composed[line.split("\t")[0]] for line in listed[script]} for script in SCRIPTS
+    }
 
 
 def list_runs(script: str) -> list[str]:
@@ -136,12 +139,11 @@ def test_every_combination_is_swept_once(runs):
         return Counter(tuple(OmegaConf.select(config, key) for key in keys) for config in runs[script].values())
 
     keys = ("vars.task", "actor_rollout_ref.model.path")
-    assert swept("generalization/run_sdpo_all.sh", *keys) == Counter((task, model) for task in DATASETS for model in MODELS)
-    assert swept(
+    assert swept("generalization/run_sdpo_all.sh", *keys) == Counter(itertools.product(DATASETS, MODELS))
+    swept_grpo = swept(
         "generalization/run_baseline_grpo_all.sh", *keys, f"{ACTOR}.optim.lr", f"{ACTOR}.ppo_mini_batch_size"
-    ) == Counter(
-        (task, model, lr, mini_batch) for task in DATASETS for model in MODELS for lr in (1e-5, 1e-6) for mini_batch in (8, 32)
     )
+    assert swept_grpo == Counter(itertools.product(DATASETS, MODELS, (1e-5, 1e-6), (8, 32)))
     for script in ("rich_feedback/run_sdpo.sh", "rich_feedback/run_baseline_grpo.sh"):
         assert swept(script, *keys) == {("datasets/lcb_v6", "Qwen/Qwen3-8B"): 1}
 

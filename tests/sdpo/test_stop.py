@@ -84,5 +84,8 @@ def fit(folder, **settings) -> Loop:
 def test_everything_else_is_verls_synchronous_trainer():
     """The baseline is trained by this class: nothing of the algorithm may be replaced."""
     assert StoppableTrainer.__mro__[1] is PPOTrainerSync
-    assert {name for name in vars(StoppableTrainer) if callable(getattr(StoppableTrainer, name))} == {"__init__", "step"}
+    assert {name for name in vars(StoppableTrainer) if callable(getattr(StoppableTrainer, name))} == {
+        "__init__",
+        "step",
+    }
     assert issubclass(get_trainer_cls("sdpo"), StoppableTrainer)

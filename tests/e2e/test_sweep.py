@@ -36,7 +36,7 @@ class Sweep:
         ]
         self.folder = folder
         self.environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith(("WANDB_", "SDPO_", "SITE_"))},
+            **{name: value for name, value in os.environ.items() if not name.startswith(("WANDB_", "SITE_"))},
             "VERL_PLATFORM": "cpu",
             "HF_HUB_OFFLINE": "1",
             # On a busy machine Ray's node takes longer than the 30 s that it is given by default.

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # One run, on this machine or inside a Slurm job: COMMAND [ARG...], written into the run folder by launcher.sh.
 #   RUN_DIR           its folder: the output of every attempt, and `complete` once the command has ended well
-#   RUN_STOP_DIR      where a training looks for the file `stop` (see verl/sdpo/stop.py); empty for other commands
+#   RUN_STOP_DIR      where a training looks for the file `stop` (see verl/sdpo/stop.py); unset for other commands
 #   RUN_STOP_SECONDS  how long before Slurm's time limit the signal USR1 comes
 set -euo pipefail
 
@@ -29,8 +29,7 @@ at_time_limit() {
     limit_reached=yes
     if [[ -n ${RUN_STOP_DIR:-} ]]; then
         say "the time limit is near: asked the training to save a checkpoint and stop"
-        mkdir -p "$RUN_STOP_DIR"
-        touch "$RUN_STOP_DIR/stop"
+        touch "$stop_dir/stop"
         { sleep "$((left > 0 ? left : 0))" && end_command; } &
     else
         say "the time limit is near: ending the command"
@@ -63,7 +62,7 @@ wait_for_command() {
 }
 
 last_checkpoint() {
-    cat "${RUN_STOP_DIR:-}/latest_checkpointed_iteration.txt" 2>/dev/null || true
+    cat "$stop_dir/latest_checkpointed_iteration.txt" 2>/dev/null || true
 }
 
 queue_again() {
@@ -77,10 +76,11 @@ queue_again() {
     exit 0
 }
 
-mkdir -p "$RUN_DIR"
-limit_reached='' interrupted='' helpers=()
+stop_dir=${RUN_STOP_DIR:-$RUN_DIR}
+mkdir -p "$RUN_DIR" "$stop_dir"
+rm -f "$stop_dir/stop" "$stop_dir/stopped"
 first_checkpoint=$(last_checkpoint)
-[[ -z ${RUN_STOP_DIR:-} ]] || rm -f "$RUN_STOP_DIR/stop" "$RUN_STOP_DIR/stopped"
+limit_reached='' interrupted='' helpers=()
 RUN_ATTEMPT=$(date '+%Y%m%d-%H%M%S')
 export RUN_ATTEMPT
 log=$RUN_DIR/output-$RUN_ATTEMPT.log
@@ -102,7 +102,7 @@ for helper in "${helpers[@]}"; do
 done
 kill -KILL -- "-$command" 2>/dev/null || true
 
-if [[ $status == 0 && ! -e ${RUN_STOP_DIR:-}/stopped ]]; then
+if [[ $status == 0 && ! -e $stop_dir/stopped ]]; then
     date >"$RUN_DIR/complete.new"
     mv "$RUN_DIR/complete.new" "$RUN_DIR/complete"
     say "complete"

@@ -122,9 +122,7 @@ print_help() {
 }
 
 choose_mode() {
-    if [[ -z $LAUNCHER_MODE ]]; then
-        LAUNCHER_MODE=slurm
-    fi
+    LAUNCHER_MODE=${LAUNCHER_MODE:-slurm}
     if [[ $LAUNCHER_MODE == slurm && -z $LAUNCHER_DRY_RUN ]] && ! command -v sbatch >/dev/null; then
         die "There is no Slurm here (sbatch was not found): add --local to run on this machine, or --dry-run to look."
     fi
@@ -199,7 +197,7 @@ claim_name() {
 
 # NAME, folder in which a training can be asked to stop (or nothing), COMMAND...
 launch() {
-    local name=$1
+    local name=$1 stop_dir=$2
     local run_dir=$RUNS_DIR/$name
     claim_name "$name"
     if [[ -e $run_dir/complete ]]; then
@@ -210,7 +208,8 @@ launch() {
         print_job "$@"
         LAUNCHER_SUBMITTED+=("$name")
     else
-        mkdir -p "$run_dir" || die "The run folder $run_dir cannot be made: set vars.log_dir or SDPO_LOG_DIR."
+        mkdir -p "$run_dir" ${stop_dir:+"$stop_dir"} ||
+            die "Set vars.log_dir and vars.ckpt_dir in user.yaml, or SDPO_LOG_DIR and SDPO_CKPT_DIR, to folders that can be made."
         print_job "$@" >"$run_dir/job.sh"
         "launch_$LAUNCHER_MODE" "$name" "$run_dir"
     fi

@@ -16,7 +16,6 @@ TRAINING = """
 [[ -e $FAKE/started ]] && exit 0
 touch "$FAKE/started"
 folder=$SDPO_CKPT_DIR/$EXPERIMENT
-mkdir -p "$folder"
 echo started
 until [[ -e $folder/stop ]]; do sleep 0.1; done
 mv "$folder/stop" "$folder/stopped"

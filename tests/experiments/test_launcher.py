@@ -254,6 +254,17 @@ def write_script(machine, runs: str) -> str:
     return "mine/run.sh"
 
 
+@pytest.mark.parametrize("variable", ["SDPO_LOG_DIR", "SDPO_CKPT_DIR"])
+def test_folder_that_cannot_be_made_is_said_before_anything_is_asked_for(machine, variable):
+    machine.add_slurm()
+    machine.add_data(*DATASETS)
+    run = machine.run("rich_feedback/run_sdpo.sh", **{variable: "/dev/null/folder"})
+    assert run.returncode == 1
+    assert "/dev/null" in run.stderr.splitlines()[0]
+    assert run.stderr.splitlines()[1].startswith("Set vars.log_dir and vars.ckpt_dir in user.yaml, or SDPO_LOG_DIR")
+    assert machine.submitted() == []
+
+
 # Runs that are not started again
 
 

@@ -16,7 +16,8 @@
 # shellcheck disable=SC2016  # ${...} is also the syntax of the yaml files.
 
 LAUNCHER_FOLDER=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-USER_YAML=$LAUNCHER_FOLDER/../verl/trainer/config/user.yaml
+LAUNCHER_REPO=${LAUNCHER_FOLDER%/*}
+USER_YAML=$LAUNCHER_REPO/verl/trainer/config/user.yaml
 LAUNCHER_MODE=
 LAUNCHER_DRY_RUN=
 LAUNCHER_EXTRA=()
@@ -148,26 +149,27 @@ load_site() {
     fi
 }
 
-# What user.yaml says about one of its paths, NAME, which the environment variable VARIABLE may override.
+# What user.yaml says about its path NAME, whose line as shipped leaves it to the environment variable VARIABLE.
 user_path() {
-    local name=$1 variable=$2 default=$3 value
-    value=$(sed -n "s/^  $name: *//p" "$USER_YAML")
-    if [[ $value == '${oc.env:'$variable,* ]]; then
+    local name=$1 variable=$2 value
+    value=$(sed -n "/^  $name: /{s/^  $name: *//; s/  *#.*//; p}" "$USER_YAML")
+    value=${value//'${vars.dir}'/"${SDPO_DIR-}"}
+    value=${value//'${oc.env:PWD}'/"$LAUNCHER_REPO"}
+    if [[ $value == '${oc.env:'$variable,*'}' ]]; then
         value=${value#*,}
         value=${value%\}}
-        # The default as shipped refers to other entries.
-        [[ $value != *'${'* ]] || value=$default
         value=${!variable:-$value}
+        [[ $value == /* ]] || value=$PWD/$value
     fi
-    [[ $value != *'${'* ]] || die "vars.$name in $USER_YAML is '$value': write a path, or set the variable $variable."
-    [[ $value == /* ]] || value=$PWD/$value
+    [[ $value == /* && $value != *'${'* ]] ||
+        die "vars.$name in $USER_YAML is '$value': write a whole path, or leave the line as it was and set $variable."
     echo "$value"
 }
 
 set_paths() {
-    SDPO_DIR=$(user_path dir SDPO_DIR "$(dirname "$LAUNCHER_FOLDER")")
-    SDPO_LOG_DIR=$(user_path log_dir SDPO_LOG_DIR "$SDPO_DIR/outputs/logs")
-    SDPO_CKPT_DIR=$(user_path ckpt_dir SDPO_CKPT_DIR "$SDPO_DIR/outputs/checkpoints")
+    SDPO_DIR=$(user_path dir SDPO_DIR)
+    SDPO_LOG_DIR=$(user_path log_dir SDPO_LOG_DIR)
+    SDPO_CKPT_DIR=$(user_path ckpt_dir SDPO_CKPT_DIR)
     RUNS_DIR=$SDPO_LOG_DIR
     [[ -d $SDPO_DIR ]] || die "vars.dir (SDPO_DIR) is '$SDPO_DIR': there is no such folder."
 }
@@ -209,7 +211,7 @@ launch() {
         LAUNCHER_SUBMITTED+=("$name")
     else
         mkdir -p "$run_dir" ${stop_dir:+"$stop_dir"} ||
-            die "Set vars.log_dir and vars.ckpt_dir in user.yaml, or SDPO_LOG_DIR and SDPO_CKPT_DIR, to folders that can be made."
+            die "Set SDPO_LOG_DIR and SDPO_CKPT_DIR (vars.log_dir, vars.ckpt_dir) to folders that can be made."
         print_job "$@" >"$run_dir/job.sh"
         "launch_$LAUNCHER_MODE" "$name" "$run_dir"
     fi

@@ -261,7 +261,7 @@ def test_folder_that_cannot_be_made_is_said_before_anything_is_asked_for(machine
     run = machine.run("rich_feedback/run_sdpo.sh", **{variable: "/dev/null/folder"})
     assert run.returncode == 1
     assert "/dev/null" in run.stderr.splitlines()[0]
-    assert run.stderr.splitlines()[1].startswith("Set vars.log_dir and vars.ckpt_dir in user.yaml, or SDPO_LOG_DIR")
+    assert run.stderr.splitlines()[1].startswith("Set SDPO_LOG_DIR and SDPO_CKPT_DIR (vars.log_dir, vars.ckpt_dir) to")
     assert machine.submitted() == []
 
 
@@ -305,7 +305,7 @@ def test_refused_submission_fails_the_sweep(machine):
         (None, {}, "{repo}"),
         (None, {"SDPO_DIR": "/usr"}, "/usr"),
         (None, {"SDPO_DIR": "."}, "{elsewhere}/."),
-        ("dir: /usr", {"SDPO_DIR": "/var"}, "/usr"),
+        ("dir: /usr  # of everyone", {"SDPO_DIR": "/var"}, "/usr"),
         ("dir: ${oc.env:SDPO_DIR,/usr}", {}, "/usr"),
         ("dir: ${oc.env:SDPO_DIR,/usr}", {"SDPO_DIR": "/var"}, "/var"),
     ],
@@ -324,6 +324,13 @@ def test_paths_are_those_of_user_yaml(machine, line, environment, folder):
     }
 
 
+def test_paths_may_refer_to_each_other(machine):
+    text = machine.user_yaml.read_text().replace("${vars.dir}/outputs/logs", "${vars.dir}/my logs")
+    machine.user_yaml.write_text(re.sub(r"ckpt_dir: .*", "ckpt_dir: ${vars.dir}/models", text))
+    run = machine.run("rich_feedback/run_sdpo.sh", "--dry-run", SDPO_DIR="/usr", SDPO_CKPT_DIR="/var")
+    assert "export SDPO_LOG_DIR=/usr/my\\ logs\nexport SDPO_CKPT_DIR=/usr/models\n" in run.stdout
+
+
 def test_paths_that_do_not_exist_or_cannot_be_read(machine):
     run = machine.run("rich_feedback/run_sdpo.sh", "--dry-run", SDPO_DIR="/no/folder")
     assert (run.returncode, run.stderr.splitlines()[-1]) == (
@@ -333,4 +340,4 @@ def test_paths_that_do_not_exist_or_cannot_be_read(machine):
     machine.user_yaml.write_text("vars:\n  dir: ${oc.env:HOME}/sdpo\n")
     run = machine.run("rich_feedback/run_sdpo.sh", "--dry-run")
     assert run.returncode == 1
-    assert "is '${oc.env:HOME}/sdpo': write a path, or set the variable SDPO_DIR.\n" in run.stderr
+    assert "is '${oc.env:HOME}/sdpo': write a whole path, or leave the line as it was and set SDPO_DIR." in run.stderr

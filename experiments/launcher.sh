@@ -10,6 +10,7 @@
 #       RUNS_DIR           folder that holds the run folders
 #   submit_run NAME COMMAND [ARG...]                 one run of any command, which gets RUN_DIR=$RUNS_DIR/NAME
 #   submit_training NAME CONFIG TASK [OVERRIDE...]   one training of verl, with LAUNCHER_EXTRA
+#   sweep FUNCTION DATASETS MODELS                   calls FUNCTION DATASET MODEL SEED for all of them
 #   launcher_finish                                  summary; fails when a run did
 #
 # An empty array is an unset variable to `set -u` before bash 4.4, hence ${array[@]+"${array[@]}"}.
@@ -101,6 +102,18 @@ submit_training() {
         ${SITE_CPUS:+"ray_kwargs.ray_init.num_cpus=$SITE_CPUS"} \
         ${SITE_OVERRIDES[@]+"${SITE_OVERRIDES[@]}"} \
         ${overrides[@]+"${overrides[@]}"}
+}
+
+# The environment may name other datasets and models (lists separated by spaces), and the seeds.
+sweep() {
+    local function=$1 datasets=${DATASETS:-$2} models=${MODELS:-$3} dataset model seed
+    for dataset in $datasets; do
+        for model in $models; do
+            for seed in ${SEEDS:-0}; do
+                "$function" "$dataset" "$model" "$seed"
+            done
+        done
+    done
 }
 
 launcher_finish() {

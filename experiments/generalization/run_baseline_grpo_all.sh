@@ -5,29 +5,28 @@
 # Lists in the environment, separated by spaces, replace what is swept: DATASETS, MODELS, SEEDS.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../launcher.sh"
-source "$(dirname "${BASH_SOURCE[0]}")/sweep.sh"
+source "$(dirname "${BASH_SOURCE[0]}")/paper.sh"
 launcher_init "$@"
 export WANDB_RUN_GROUP=GRPO-generalization
 
-declare -A mini_batches=([offpolicy]=8 [onpolicy]=32)
-for dataset in ${DATASETS:-$SWEEP_DATASETS}; do
-    for model in ${MODELS:-$SWEEP_MODELS}; do
-        for lr in 1e-5 1e-6; do
-            for arm in offpolicy onpolicy; do
-                for seed in ${SEEDS:-0}; do
-                    mini_batch=${mini_batches[$arm]}
-                    submit_training "GRPO-${dataset##*/}-${model##*/}-lr$lr-mb$mini_batch-$arm-seed$seed" \
-                        baseline_grpo "$dataset" \
-                        vars.seed="$seed" \
-                        actor_rollout_ref.model.path="$model" \
-                        actor_rollout_ref.actor.optim.lr="$lr" \
-                        actor_rollout_ref.actor.optim.lr_warmup_steps=10 \
-                        actor_rollout_ref.actor.ppo_mini_batch_size="$mini_batch" \
-                        actor_rollout_ref.rollout.val_kwargs.n=16 \
-                        trainer.v1.trainer_mode=sync_stoppable
-                done
-            done
-        done
+train() {
+    local lr
+    for lr in 1e-5 1e-6; do
+        train_arm "$@" "$lr" 8 offpolicy
+        train_arm "$@" "$lr" 32 onpolicy
     done
-done
+}
+
+train_arm() {
+    local dataset=$1 model=$2 seed=$3 lr=$4 mini_batch=$5 arm=$6
+    submit_training "GRPO-${dataset##*/}-${model##*/}-lr$lr-mb$mini_batch-$arm-seed$seed" baseline_grpo "$dataset" \
+        vars.seed="$seed" \
+        actor_rollout_ref.model.path="$model" \
+        actor_rollout_ref.actor.optim.lr="$lr" \
+        actor_rollout_ref.actor.optim.lr_warmup_steps=10 \
+        actor_rollout_ref.actor.ppo_mini_batch_size="$mini_batch" \
+        actor_rollout_ref.rollout.val_kwargs.n=16 \
+        trainer.v1.trainer_mode=sync_stoppable
+}
+sweep train "$PAPER_DATASETS" "$PAPER_MODELS"
 launcher_finish

@@ -7,21 +7,16 @@ source "$(dirname "${BASH_SOURCE[0]}")/../launcher.sh"
 launcher_init "$@"
 export WANDB_RUN_GROUP=GRPO-rich-feedback
 
-lr=1e-6
-mini_batch=8
-for dataset in ${DATASETS:-datasets/lcb_v6}; do
-    for model in ${MODELS:-Qwen/Qwen3-8B}; do
-        for seed in ${SEEDS:-0}; do
-            submit_training "GRPO-rich-${dataset##*/}-${model##*/}-lr$lr-mb$mini_batch-seed$seed" \
-                baseline_grpo "$dataset" \
-                vars.seed="$seed" \
-                actor_rollout_ref.model.path="$model" \
-                actor_rollout_ref.actor.optim.lr="$lr" \
-                actor_rollout_ref.actor.optim.lr_warmup_steps=0 \
-                actor_rollout_ref.actor.ppo_mini_batch_size="$mini_batch" \
-                actor_rollout_ref.rollout.val_kwargs.n=4 \
-                trainer.v1.trainer_mode=sync_stoppable
-        done
-    done
-done
+train() {
+    local dataset=$1 model=$2 seed=$3
+    submit_training "GRPO-rich-${dataset##*/}-${model##*/}-lr1e-6-mb8-seed$seed" baseline_grpo "$dataset" \
+        vars.seed="$seed" \
+        actor_rollout_ref.model.path="$model" \
+        actor_rollout_ref.actor.optim.lr=1e-6 \
+        actor_rollout_ref.actor.optim.lr_warmup_steps=0 \
+        actor_rollout_ref.actor.ppo_mini_batch_size=8 \
+        actor_rollout_ref.rollout.val_kwargs.n=4 \
+        trainer.v1.trainer_mode=sync_stoppable
+}
+sweep train datasets/lcb_v6 Qwen/Qwen3-8B
 launcher_finish

@@ -7,24 +7,18 @@ source "$(dirname "${BASH_SOURCE[0]}")/../launcher.sh"
 launcher_init "$@"
 export WANDB_RUN_GROUP=SDPO-rich-feedback
 
-lr=1e-6
-alpha=1.0
-mini_batch=1
-for dataset in ${DATASETS:-datasets/lcb_v6}; do
-    for model in ${MODELS:-Qwen/Qwen3-8B}; do
-        for seed in ${SEEDS:-0}; do
-            submit_training "SDPO-rich-${dataset##*/}-${model##*/}-lr$lr-alpha$alpha-mb$mini_batch-seed$seed" \
-                sdpo "$dataset" \
-                vars.seed="$seed" \
-                actor_rollout_ref.model.path="$model" \
-                actor_rollout_ref.actor.optim.lr="$lr" \
-                actor_rollout_ref.actor.optim.lr_warmup_steps=0 \
-                actor_rollout_ref.actor.ppo_mini_batch_size="$mini_batch" \
-                actor_rollout_ref.actor.self_distillation.alpha="$alpha" \
-                actor_rollout_ref.actor.self_distillation.distillation_topk=20 \
-                actor_rollout_ref.actor.self_distillation.teacher_update_rate=0.01 \
-                actor_rollout_ref.rollout.val_kwargs.n=4
-        done
-    done
-done
+train() {
+    local dataset=$1 model=$2 seed=$3
+    submit_training "SDPO-rich-${dataset##*/}-${model##*/}-lr1e-6-alpha1.0-mb1-seed$seed" sdpo "$dataset" \
+        vars.seed="$seed" \
+        actor_rollout_ref.model.path="$model" \
+        actor_rollout_ref.actor.optim.lr=1e-6 \
+        actor_rollout_ref.actor.optim.lr_warmup_steps=0 \
+        actor_rollout_ref.actor.ppo_mini_batch_size=1 \
+        actor_rollout_ref.actor.self_distillation.alpha=1.0 \
+        actor_rollout_ref.actor.self_distillation.distillation_topk=20 \
+        actor_rollout_ref.actor.self_distillation.teacher_update_rate=0.01 \
+        actor_rollout_ref.rollout.val_kwargs.n=4
+}
+sweep train datasets/lcb_v6 Qwen/Qwen3-8B
 launcher_finish

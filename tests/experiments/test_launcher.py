@@ -142,11 +142,11 @@ def test_swept_lists_come_from_the_environment(machine):
     )
     assert names(run.stdout) == [
         f"GRPO-tooluse-tiny-lr{lr}-{arm}-seed{seed}"
+        for seed in (3, 4)
         for lr in ("1e-5", "1e-6")
         for arm in ("mb8-offpolicy", "mb32-onpolicy")
-        for seed in (3, 4)
     ]
-    assert re.findall(r"vars.seed=(\d)", run.stdout) == ["3", "4"] * 4
+    assert re.findall(r"vars.seed=(\d)", run.stdout) == ["3"] * 4 + ["4"] * 4
 
 
 def test_list_has_a_line_per_training(machine):

@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 import verl
-from verl.sdpo.config import SelfDistillationConfig, is_sdpo, validate_training_config
+from verl.sdpo.config import SelfDistillationConfig, is_sdpo, validate_data_files, validate_training_config
 
 BLOCK = "actor_rollout_ref.actor.self_distillation"
 
@@ -319,6 +319,20 @@ def test_text_data_and_files_of_others_pass(parquet, tmp_path):
     validate_training_config(training_config({"data.train_files": parquet("prompt", "extra_info")}))
     validate_training_config(training_config({"data.train_files": str(tmp_path / "not-here-yet.parquet")}))
     validate_training_config(training_config({"data.train_files": media, "data.image_key": None}))
+
+
+def test_missing_data_is_named_with_the_setting_that_leads_to_it(parquet, tmp_path):
+    here, missing = parquet("prompt"), str(tmp_path / "missing.parquet")
+    data = {"custom_cls": {"path": None}, "train_files": [here, "hdfs://somewhere/else.parquet"], "val_files": here}
+    validate_data_files(data)
+    for key, files in (("train_files", [here, missing]), ("val_files", missing)):
+        with pytest.raises(ValueError) as raised:
+            validate_data_files({**data, key: files})
+        assert str(raised.value).startswith(
+            f"data.{key}: there is no {missing}. With user.yaml that is vars.dir (SDPO_DIR) / vars.task (TASK);"
+        )
+    # A dataset class of the user's own may read anything.
+    validate_data_files({**data, "train_files": missing, "custom_cls": {"path": "mine.py"}})
 
 
 # Stock verl

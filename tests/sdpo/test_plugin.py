@@ -33,11 +33,11 @@ def test_trainer_and_engine_are_registered_where_verl_looks(tmp_path):
     code = (
         "from verl.trainer.ppo.v1 import get_trainer_cls\n"
         "from verl.workers.engine import EngineRegistry\n"
-        "print(get_trainer_cls('sdpo').__name__, get_trainer_cls('sync').__name__)\n"
+        "print(*[get_trainer_cls(name).__name__ for name in ('sdpo', 'sync_stoppable', 'sync')])\n"
         "print(EngineRegistry._engines['sdpo_language_model']['fsdp2']['cuda'].__name__)\n"
     )
     assert python(code, tmp_path).splitlines()[-2:] == [
-        "SelfDistillationTrainer PPOTrainerSync",
+        "SelfDistillationTrainer StoppableTrainer PPOTrainerSync",
         "SelfDistillationEngine",
     ]
 
@@ -95,4 +95,11 @@ def test_stock_configuration_with_our_loss_mode_stops_before_ray(tmp_path):
     )
     assert run.returncode != 0
     assert "Start with --config-name sdpo" in run.stderr
+    assert "ray init kwargs" not in run.stdout
+
+
+def test_missing_data_stops_the_baseline_too_before_ray(tmp_path):
+    run = main_ppo(tmp_path, "--config-name", "baseline_grpo", "vars.task=nowhere")
+    assert run.returncode != 0
+    assert "data.train_files: there is no " in run.stderr
     assert "ray init kwargs" not in run.stdout

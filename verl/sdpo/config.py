@@ -155,6 +155,30 @@ def is_sdpo(config: Mapping) -> bool:
     return config["actor_rollout_ref"]["actor"]["policy_loss"]["loss_mode"] == LOSS_MODE
 
 
+def local_files(data: Mapping, *keys: str) -> list[Path]:
+    """The files of `data.train_files`, `data.val_files`, ... that are not to be fetched from elsewhere."""
+    files = [file for key in keys for file in ([data[key]] if isinstance(data[key], str) else data[key] or [])]
+    return [Path(file).expanduser() for file in files if "://" not in file]
+
+
+def validate_data_files(data: Mapping) -> None:
+    """Check that the data is there.
+
+    Raises:
+        ValueError: naming the missing file, and the setting of `user.yaml` that leads to it.
+    """
+    # A dataset class of the user's own may read anything.
+    if data["custom_cls"]["path"]:
+        return
+    for key in ("train_files", "val_files"):
+        for file in local_files(data, key):
+            if not file.is_file():
+                raise ValueError(
+                    f"data.{key}: there is no {file}. With user.yaml that is vars.dir (SDPO_DIR) / vars.task (TASK); "
+                    "data/README.md says how to make the files."
+                )
+
+
 def validate_training_config(config: Mapping) -> None:
     """Check the whole training configuration of verl for combinations that SDPO cannot honour.
 
@@ -291,15 +315,13 @@ def _validate_normalisation(actor: Mapping) -> None:
 
 
 def _validate_text_only(data: Mapping) -> None:
-    """Refuse parquet files with image, video or audio columns; files that are not here yet are verl's to report."""
+    """Refuse parquet files with image, video or audio columns; `validate_data_files` reports missing ones."""
     import pyarrow.parquet as pq
 
-    files = data["train_files"]
     media = {data.get(key) for key in ("image_key", "video_key", "audio_key")} - {None}
-    for file in [files] if isinstance(files, str) else files or []:
-        path = Path(file).expanduser()
-        if path.suffix == ".parquet" and path.is_file():
-            found = media & set(pq.read_schema(path).names)
+    for file in local_files(data, "train_files"):
+        if file.suffix == ".parquet" and file.is_file():
+            found = media & set(pq.read_schema(file).names)
             if found:
                 raise ValueError(
                     f"data.train_files: {file} has the multi-modal columns {sorted(found)}; SDPO supports text only. "

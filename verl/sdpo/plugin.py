@@ -15,7 +15,13 @@ import wrapt
 from omegaconf import OmegaConf
 
 import verl
-from verl.sdpo.config import LOSS_MODE, TRAINER_MODE, SelfDistillationConfig, validate_training_config
+from verl.sdpo.config import (
+    LOSS_MODE,
+    TRAINER_MODE,
+    SelfDistillationConfig,
+    validate_data_files,
+    validate_training_config,
+)
 
 SUPPORTED_VERL = "0.9.1"
 CONFIG_DIR = Path(__file__).parents[1] / "trainer" / "config"
@@ -64,6 +70,7 @@ def validate_before_ray(module) -> None:
         from verl.sdpo.rewards import validate_rewards
 
         validate_training_config(config)
+        validate_data_files(config["data"])
         if on_cpu():
             from verl.sdpo.cpu import validate_strategy
 

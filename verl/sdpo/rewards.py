@@ -1,10 +1,10 @@
 """Checks of the rewards that can be made before Ray starts, when the reward function is this project's."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from verl.sdpo.config import local_files
 from verl.utils.reward_score.feedback import check_data_sources
 
 REWARD_FUNCTION = "pkg://verl.utils.reward_score.feedback"
@@ -24,11 +24,7 @@ def validate_rewards(config: Mapping) -> None:
     if reward["path"] != REWARD_FUNCTION:
         return
     names = set()
-    for key in ("train_files", "val_files"):
-        files = config["data"][key]
-        for file in [files] if isinstance(files, str) else files or []:
-            path = Path(file).expanduser()
-            # Files that are not here yet are verl's to report.
-            if path.suffix == ".parquet" and path.is_file():
-                names.update(pq.read_table(path, columns=["data_source"])["data_source"].unique().to_pylist())
+    for file in local_files(config["data"], "train_files", "val_files"):
+        if file.suffix == ".parquet" and file.is_file():
+            names.update(pq.read_table(file, columns=["data_source"])["data_source"].unique().to_pylist())
     check_data_sources(names, **(reward.get("reward_kwargs") or {}))

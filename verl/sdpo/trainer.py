@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import ray
 import torch
 import transfer_queue as tq
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 from tensordict import TensorDict
 from transfer_queue import KVBatchMeta
 
@@ -22,11 +22,11 @@ from verl.sdpo.reprompt import (
     has_feedback,
     reprompt_metrics,
 )
+from verl.sdpo.stop import StoppableTrainer
 from verl.sdpo.worker import SelfDistillationWorker
 from verl.tools.tool_registry import load_all_tools
 from verl.trainer.ppo.utils import Role
 from verl.trainer.ppo.v1.trainer_base import register_trainer
-from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.utils.config import omega_conf_to_dataclass
 from verl.utils.debug import marked_timer
 from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token_builder
@@ -41,14 +41,10 @@ def plain(field) -> list:
 
 
 @register_trainer(TRAINER_MODE)
-class SelfDistillationTrainer(PPOTrainerSync):
+class SelfDistillationTrainer(StoppableTrainer):
     """Everything but the teacher batch and the actor's loss is verl's synchronous trainer."""
 
     def __init__(self, config: DictConfig):
-        # The base class compares the mode with "sync" literally (trainer_base.py: replay buffer, gen_batch_size,
-        # checkpoints); under any other name it would treat this synchronous trainer as an asynchronous one.
-        with open_dict(config):
-            config.trainer.v1.trainer_mode = "sync"
         self.settings = omega_conf_to_dataclass(config.actor_rollout_ref.actor.self_distillation)
         super().__init__(config)
 

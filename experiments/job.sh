@@ -1,0 +1,121 @@
+#!/usr/bin/env bash
+# One run, on this machine or inside a Slurm job: COMMAND [ARG...], written into the run folder by launcher.sh.
+#   RUN_DIR           its folder: the output of every attempt, and `complete` once the command has ended well
+#   RUN_STOP_DIR      where a training looks for the file `stop` (see verl/sdpo/stop.py); unset for other commands
+#   RUN_STOP_SECONDS  how long before Slurm's time limit the signal USR1 comes
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# Slurm ends the job at its limit; what is left of the time is for queueing it again.
+MARGIN_SECONDS=60
+# After verl's driver has reported an error it may hang. Hydra prints this line when it has seen the exception.
+FAILED='Error executing job with overrides'
+POLL_SECONDS=20
+GRACE_SECONDS=60
+
+say() {
+    echo "$(date '+%F %T') ${RUN_DIR##*/}: $*" >&2
+}
+
+# The command's process group: asked to end, and made to when it does not.
+end_command() {
+    kill -TERM -- "-$command" 2>/dev/null || return 0
+    sleep "$GRACE_SECONDS"
+    kill -KILL -- "-$command" 2>/dev/null || true
+}
+
+at_time_limit() {
+    local left=$((RUN_STOP_SECONDS - MARGIN_SECONDS - GRACE_SECONDS))
+    limit_reached=yes
+    if [[ -n ${RUN_STOP_DIR:-} ]]; then
+        say "the time limit is near: asked the training to save a checkpoint and stop"
+        touch "$stop_dir/stop"
+        { sleep "$((left > 0 ? left : 0))" && end_command; } &
+    else
+        say "the time limit is near: ending the command"
+        end_command &
+    fi
+    helpers+=("$!")
+}
+
+at_interrupt() {
+    interrupted=yes
+    end_command &
+    helpers+=("$!")
+}
+
+end_when_hung() {
+    until grep --quiet "$FAILED" "$log"; do
+        sleep "$POLL_SECONDS"
+    done
+    sleep "$GRACE_SECONDS"
+    end_command
+}
+
+wait_for_command() {
+    while true; do
+        status=0
+        wait "$command" || status=$?
+        # A trapped signal interrupts `wait`.
+        kill -0 "$command" 2>/dev/null || return 0
+    done
+}
+
+last_checkpoint() {
+    cat "$stop_dir/latest_checkpointed_iteration.txt" 2>/dev/null || true
+}
+
+queue_again() {
+    if [[ -n ${RUN_STOP_DIR:-} && $(last_checkpoint) == "$first_checkpoint" ]]; then
+        say "no checkpoint was made before the time limit, so the job is not queued again: give it more time" \
+            "(SITE_TIME), or a longer warning (SITE_STOP_SECONDS)"
+        exit 1
+    fi
+    say "queueing the job again, to continue"
+    scontrol requeue "$SLURM_JOB_ID"
+    exit 0
+}
+
+stop_dir=${RUN_STOP_DIR:-$RUN_DIR}
+mkdir -p "$RUN_DIR" "$stop_dir"
+rm -f "$stop_dir/stop" "$stop_dir/stopped"
+first_checkpoint=$(last_checkpoint)
+limit_reached='' interrupted='' helpers=()
+RUN_ATTEMPT=$(date '+%Y%m%d-%H%M%S')
+export RUN_ATTEMPT
+log=$RUN_DIR/output-$RUN_ATTEMPT.log
+
+trap at_time_limit USR1
+trap at_interrupt INT TERM
+# Job control gives the command a process group of its own.
+set -m
+: >"$log"
+"$@" </dev/null >"$log" 2>&1 &
+command=$!
+end_when_hung &
+helpers+=("$!")
+wait_for_command
+for helper in "${helpers[@]}"; do
+    kill -KILL -- "-$helper" 2>/dev/null || true
+    # Keeps bash from announcing it.
+    wait "$helper" 2>/dev/null || true
+done
+kill -KILL -- "-$command" 2>/dev/null || true
+
+if [[ $status == 0 && ! -e $stop_dir/stopped ]]; then
+    date >"$RUN_DIR/complete.new"
+    mv "$RUN_DIR/complete.new" "$RUN_DIR/complete"
+    say "complete"
+elif [[ -n $interrupted ]]; then
+    say "interrupted; start it again to continue"
+    exit 143
+elif [[ -n $limit_reached ]]; then
+    queue_again
+elif [[ $status == 0 ]]; then
+    say "stopped on request after a checkpoint; start it again to continue"
+    exit 75
+else
+    say "failed with status $status; the end of $log:"
+    tail -n 20 "$log" >&2
+    exit "$status"
+fi

@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# One training with verl: CONFIG [OVERRIDE...]. Started by job.sh, inside the container if there is one.
+#   EXPERIMENT, TASK, SDPO_*  read by verl/trainer/config/user.yaml
+#   RUN_DIR, RUN_ATTEMPT      where the records of this attempt go
+#   PYTHON                    the Python in which verl is installed
+#   SDPO_SKIP_DOCTOR          if set, start even where the doctor would not
+set -euo pipefail
+
+config=$1
+shift
+command -v "$PYTHON" >/dev/null || {
+    echo "There is no Python '$PYTHON': set PYTHON, or SITE_PYTHON and SITE_SETUP in the site file." >&2
+    exit 127
+}
+
+# wandb asks for a login at the terminal, or fails where there is none. It finds one in the same two places.
+has_wandb() {
+    local netrc host=${WANDB_BASE_URL:-https://api.wandb.ai}
+    host=${host#*://}
+    case ${WANDB_MODE:-online} in
+        disabled) return 1 ;;
+        offline) return 0 ;;
+    esac
+    [[ -z ${WANDB_API_KEY:-} ]] || return 0
+    for netrc in "${NETRC:-$HOME/.netrc}" "$HOME/_netrc"; do
+        grep --quiet --fixed-strings "machine ${host%%/*}" "$netrc" 2>/dev/null && return 0
+    done
+    return 1
+}
+
+# An interrupted run continues its curve.
+wandb_run_id() {
+    [[ -s $RUN_DIR/wandb_id ]] || od -An -N8 -tx1 /dev/urandom | tr -d ' \n' >"$RUN_DIR/wandb_id"
+    cat "$RUN_DIR/wandb_id"
+}
+
+loggers=console,tensorboard,file
+if has_wandb; then
+    loggers+=,wandb
+    WANDB_RUN_ID=$(wandb_run_id)
+    export WANDB_RUN_ID WANDB_RESUME=allow WANDB_DIR="$RUN_DIR"
+fi
+export TENSORBOARD_DIR="$RUN_DIR/tensorboard"
+# verl's file logger empties the file that it opens.
+export VERL_FILE_LOGGER_PATH="$RUN_DIR/metrics-$RUN_ATTEMPT.jsonl"
+export PYTHONUNBUFFERED=1
+ulimit -c 0
+
+overrides=("trainer.logger=[$loggers]" "$@")
+[[ -n ${SDPO_SKIP_DOCTOR:-} ]] || "$PYTHON" -m verl.sdpo.doctor --config-name "$config" "${overrides[@]}"
+exec "$PYTHON" -m verl.trainer.main_ppo --config-name "$config" "${overrides[@]}" "hydra.run.dir='$RUN_DIR/hydra'"

@@ -1,0 +1,130 @@
+"""The sweeps of the paper on this machine: their own scripts, shrunken by overrides to the CPU and a tiny model."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.e2e import tiny
+from tests.e2e.conftest import TIMEOUT_S, kill_group
+
+pytestmark = pytest.mark.e2e
+
+SCRIPTS = Path(__file__).parents[2] / "experiments" / "rich_feedback"
+
+
+class Sweep:
+    """One of the scripts, with `--local`, as often as the test starts it."""
+
+    def __init__(self, script: str, folder: Path, model: Path, data: Path):
+        self.command = [
+            *("bash", str(SCRIPTS / script), "--local"),
+            f"reward.custom_reward_function.path={data / 'reward.py'}",
+            "data.max_prompt_length=64",
+            "data.max_response_length=16",
+            "max_model_len=512",
+            "actor_rollout_ref.rollout.n=4",
+            "actor_rollout_ref.actor.ppo_mini_batch_size=4",
+            "trainer.val_before_train=False",
+            "trainer.test_freq=-1",
+            "trainer.save_freq=1",
+            "trainer.total_training_steps=2",
+        ]
+        self.folder = folder
+        self.environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith(("WANDB_", "SITE_"))},
+            "VERL_PLATFORM": "cpu",
+            "HF_HUB_OFFLINE": "1",
+            # On a busy machine Ray's node takes longer than the 30 s that it is given by default.
+            "RAY_raylet_start_wait_time_s": "180",
+            "PYTHON": sys.executable,
+            "MODELS": str(model),
+            "SDPO_DIR": str(data.parent),
+            "DATASETS": data.name,
+            "SDPO_LOG_DIR": str(folder / "logs"),
+            "SDPO_CKPT_DIR": str(folder / "checkpoints"),
+        }
+
+    def start(self) -> subprocess.Popen:
+        return subprocess.Popen(
+            self.command, env=self.environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
+
+    def end(self, process: subprocess.Popen) -> tuple[int, str]:
+        try:
+            _, stderr = process.communicate(timeout=TIMEOUT_S)
+        finally:
+            kill_group(process.pid)
+        return process.returncode, stderr
+
+    @property
+    def checkpoints(self) -> Path:
+        (folder,) = (self.folder / "checkpoints").glob("*")
+        return folder
+
+    def saved_steps(self) -> list[str]:
+        return [path.read_text() for path in self.folder.glob("checkpoints/*/latest_checkpointed_iteration.txt")]
+
+    def steps(self) -> list[list[int]]:
+        """The training steps of every attempt."""
+        files = sorted(self.folder.glob("logs/*/metrics-*.jsonl"))
+        return [[record["step"] for record in tiny.read_metrics(file)] for file in files]
+
+    def is_complete(self) -> bool:
+        return len(list(self.folder.glob("logs/*/complete"))) == 1
+
+
+def wait_for(condition, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + TIMEOUT_S
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.1)
+
+
+@pytest.fixture
+def sweep(tmp_path, tiny_model, tiny_data):
+    return lambda script: Sweep(script, tmp_path / "with a space", tiny_model, tiny_data)
+
+
+def test_killed_sdpo_run_continues_from_its_checkpoint(sweep):
+    sdpo = sweep("run_sdpo.sh")
+    process = sdpo.start()
+    try:
+        wait_for(lambda: sdpo.saved_steps() == ["1"], process)
+        process.send_signal(signal.SIGTERM)
+    finally:
+        status, stderr = sdpo.end(process)
+    assert (status, "interrupted; start it again to continue" in stderr) == (143, True), stderr
+    assert not sdpo.is_complete()
+
+    status, stderr = sdpo.end(sdpo.start())
+    assert (status, sdpo.is_complete()) == (0, True), stderr
+    assert sdpo.steps()[1] == [2]
+    assert sdpo.saved_steps() == ["2"]
+
+    status, stderr = sdpo.end(sdpo.start())
+    assert (status, stderr.endswith("# 0 ran, 1 skipped, 0 failed\n")) == (0, True)
+    assert len(sdpo.steps()) == 2
+
+
+def test_grpo_run_that_is_asked_to_stop_saves_and_continues(sweep):
+    """As Slurm's signal asks. verl would not save here: save_freq is 25."""
+    grpo = sweep("run_baseline_grpo.sh")
+    grpo.command.append("trainer.save_freq=25")
+    process = grpo.start()
+    try:
+        wait_for(lambda: list(grpo.folder.glob("logs/*/metrics-*.jsonl")), process)
+        (grpo.checkpoints / "stop").touch()
+    finally:
+        status, stderr = grpo.end(process)
+    assert (status, "stopped on request after a checkpoint" in stderr) == (1, True), stderr
+    assert (grpo.steps(), grpo.saved_steps(), grpo.is_complete()) == ([[1]], ["1"], False)
+
+    status, stderr = grpo.end(grpo.start())
+    assert (status, grpo.is_complete()) == (0, True), stderr
+    assert grpo.steps() == [[1], [2]]

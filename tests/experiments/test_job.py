@@ -1,0 +1,294 @@
+"""One run from start to end: completion, failure, interruption, Slurm's time limit. The training is a fake Python."""
+
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.experiments.conftest import DATASETS
+
+NAME = "SDPO-rich-lcb_v6-Qwen3-8B-lr1e-6-alpha1.0-mb1-seed0"
+SWEEP = "rich_feedback/run_sdpo.sh"
+# Takes "steps" until it is asked to stop, as verl/sdpo/stop.py; at its second start it ends by itself.
+TRAINING = """
+[[ -e $FAKE/started ]] && exit 0
+touch "$FAKE/started"
+folder=$SDPO_CKPT_DIR/$EXPERIMENT
+echo started
+until [[ -e $folder/stop ]]; do sleep 0.1; done
+mv "$folder/stop" "$folder/stopped"
+echo 7 >"$folder/latest_checkpointed_iteration.txt"
+"""
+
+
+def wait_for(condition, seconds: float = 30):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def job(machine):
+    """`job(python)` submits one run to the fake Slurm and returns how to start it as Slurm would."""
+    machine.add_slurm()
+    machine.add_data(*DATASETS)
+
+    def submit(python: str):
+        machine.training(python)
+        assert machine.run(SWEEP).returncode == 0
+        return lambda **environment: machine.start(machine.runs / NAME / "job.sh", SLURM_JOB_ID="1000", **environment)
+
+    return submit
+
+
+@pytest.fixture
+def run_folder(machine):
+    return machine.runs / NAME
+
+
+def ended(process: subprocess.Popen) -> tuple[int, str]:
+    _, stderr = process.communicate(timeout=60)
+    return process.returncode, stderr
+
+
+def requeued(machine) -> bool:
+    return (machine.fake / "scontrol").exists()
+
+
+def has_started(folder) -> bool:
+    return any("started" in log.read_text() for log in folder.glob("output-*.log"))
+
+
+def test_complete_run(job, machine, run_folder):
+    status, stderr = ended(job('echo "trained $RUN_DIR"')())
+    assert (status, stderr.rstrip().endswith(f"{NAME}: complete")) == (0, True)
+    assert (run_folder / "complete").exists()
+    (log,) = run_folder.glob("output-*.log")
+    assert log.read_text() == f"trained {run_folder}\n"
+    assert "complete, skipped" in machine.run(SWEEP).stderr
+
+
+def test_failed_run_shows_the_end_of_its_output(job, machine, run_folder):
+    status, stderr = ended(job("seq 30; echo 'no GPU' >&2; exit 3")())
+    assert status == 3
+    assert "failed with status 3; the end of" in stderr
+    assert stderr.endswith("29\n30\nno GPU\n")
+    assert "\n11\n" not in stderr
+    assert not (run_folder / "complete").exists()
+    assert not requeued(machine)
+
+
+def test_time_limit_saves_stops_and_queues_again_then_continues(job, machine, run_folder):
+    start = job(TRAINING)
+    process = start()
+    wait_for(lambda: has_started(run_folder))
+    process.send_signal(signal.SIGUSR1)
+    status, stderr = ended(process)
+    assert status == 0, stderr
+    assert "asked the training to save a checkpoint and stop" in stderr
+    assert (machine.fake / "scontrol").read_text() == "requeue 1000\n"
+    assert not (run_folder / "complete").exists()
+
+    status, stderr = ended(start())
+    assert (status, (run_folder / "complete").exists()) == (0, True), stderr
+    assert (machine.fake / "scontrol").read_text() == "requeue 1000\n"
+    assert not (machine.checkpoints / NAME / "stopped").exists()
+
+
+def test_training_that_ends_by_itself_at_the_time_limit_is_complete(job, machine, run_folder):
+    process = job("echo started; until [[ -e $SDPO_CKPT_DIR/$EXPERIMENT/stop ]]; do sleep 0.1; done")()
+    wait_for(lambda: has_started(run_folder))
+    process.send_signal(signal.SIGUSR1)
+    assert ended(process)[0] == 0
+    assert (run_folder / "complete").exists()
+    assert not requeued(machine)
+
+
+@pytest.mark.parametrize("has_checkpoint", [True, False])
+def test_training_that_does_not_stop_in_time_is_ended(job, machine, run_folder, has_checkpoint):
+    """It continues from its last checkpoint; without one, starting again would fail the same way for ever."""
+    machine.add_slurm("SITE_STOP_SECONDS=1")
+    save = (
+        'mkdir -p "$SDPO_CKPT_DIR/$EXPERIMENT"; echo 5 >"$SDPO_CKPT_DIR/$EXPERIMENT/latest_checkpointed_iteration.txt"'
+    )
+    process = job(f"{save if has_checkpoint else ''}\necho started; sleep 600")()
+    wait_for(lambda: has_started(run_folder))
+    process.send_signal(signal.SIGUSR1)
+    status, stderr = ended(process)
+    assert requeued(machine) == has_checkpoint
+    assert status == (0 if has_checkpoint else 1)
+    assert ("no checkpoint was made before the time limit" in stderr) != has_checkpoint
+
+
+def test_stop_asked_for_by_hand_is_not_complete(job, machine, run_folder):
+    process = job(TRAINING)()
+    wait_for(lambda: has_started(run_folder))
+    (machine.checkpoints / NAME / "stop").touch()
+    status, stderr = ended(process)
+    assert status == 75
+    assert "stopped on request after a checkpoint; start it again to continue" in stderr
+    assert not (run_folder / "complete").exists()
+    assert not requeued(machine)
+
+
+def test_interrupt_ends_every_process_of_the_run(job, machine, run_folder):
+    process = job("sleep 601 & echo started $!; wait")()
+    wait_for(lambda: has_started(run_folder))
+    process.terminate()
+    status, stderr = ended(process)
+    assert (status, "interrupted; start it again to continue" in stderr) == (143, True)
+    (log,) = run_folder.glob("output-*.log")
+    child = log.read_text().split()[1]
+    assert not is_running(child)
+    assert not (run_folder / "complete").exists()
+
+
+def test_run_that_hangs_after_its_error_is_ended(job, machine, run_folder):
+    script = machine.repo / "experiments" / "job.sh"
+    text = script.read_text()
+    short = text.replace("POLL_SECONDS=20\n", "POLL_SECONDS=0.1\n").replace("GRACE_SECONDS=60\n", "GRACE_SECONDS=0\n")
+    assert short != text
+    script.write_text(short)
+    status, stderr = ended(job("echo 'Error executing job with overrides: []'; sleep 602")())
+    assert status == 143
+    assert "Error executing job with overrides" in stderr
+
+
+def is_running(pid: str) -> bool:
+    try:
+        stat = Path("/proc", pid, "stat").read_text()
+    except FileNotFoundError:
+        return False
+    # A zombie whose new parent has not asked for its status yet has ended.
+    return stat.rpartition(")")[2].split()[0] != "Z"
+
+
+# Other commands than verl's trainer, and sweeps on this machine
+
+
+def sweep_of_commands(machine, *runs: str) -> str:
+    script = machine.repo / "experiments" / "rich_feedback" / "mine.sh"
+    lines = "\n".join(runs)
+    script.write_text(
+        "set -euo pipefail\n"
+        'source "$(dirname "${BASH_SOURCE[0]}")/../launcher.sh"\n'
+        f'launcher_init "$@"\n{lines}\nlauncher_finish\n'
+    )
+    return "rich_feedback/mine.sh"
+
+
+def test_any_command_is_ended_and_queued_again_at_the_time_limit(machine):
+    machine.add_slurm()
+    assert machine.run(sweep_of_commands(machine, "submit_run one bash -c 'echo started; sleep 603'")).returncode == 0
+    process = machine.start(machine.runs / "one" / "job.sh", SLURM_JOB_ID="1000")
+    wait_for(lambda: has_started(machine.runs / "one"))
+    process.send_signal(signal.SIGUSR1)
+    status, stderr = ended(process)
+    assert (status, requeued(machine)) == (0, True), stderr
+
+
+def test_local_sweep_goes_on_after_a_failure_and_says_so(machine):
+    sweep = sweep_of_commands(
+        machine,
+        "submit_run good bash -c 'echo \"$RUN_DIR\"'",
+        "submit_run bad bash -c 'exit 4'",
+        "submit_run last true",
+    )
+    run = machine.run(sweep, "--local")
+    assert run.returncode == 1
+    assert run.stderr.endswith("# 2 ran, 0 skipped, 1 failed bad\n")
+    (log,) = (machine.runs / "good").glob("output-*.log")
+    assert log.read_text() == f"{machine.runs / 'good'}\n"
+    again = machine.run(sweep, "--local")
+    assert again.stderr.endswith("# 0 ran, 2 skipped, 1 failed bad\n")
+
+
+def test_interrupted_local_sweep_stops_at_once(machine):
+    sweep = sweep_of_commands(machine, "submit_run one bash -c 'echo started; sleep 604'", "submit_run two true")
+    process = machine.start(machine.repo / "experiments" / sweep, "--local")
+    wait_for(lambda: has_started(machine.runs / "one"))
+    process.terminate()
+    status, stderr = ended(process)
+    assert status == 143
+    assert "one: interrupted" in stderr
+    assert not (machine.runs / "two").exists()
+
+
+def test_setup_of_the_site_comes_before_the_command(machine, tmp_path):
+    (tmp_path / "site.env").write_text("SITE_SETUP='export GREETING=\"good day\"'\n")
+    sweep = sweep_of_commands(machine, "submit_run one bash -c 'echo $GREETING'")
+    assert machine.run(sweep, "--local", "--site", str(tmp_path / "site.env")).returncode == 0
+    (log,) = (machine.runs / "one").glob("output-*.log")
+    assert log.read_text() == "good day\n"
+
+
+# One training: where its records go
+
+
+PRINT = (
+    """printf '%s\\n' "$@" "METRICS=$VERL_FILE_LOGGER_PATH" "TENSORBOARD=$TENSORBOARD_DIR" "RESUME=${WANDB_RESUME-}" """
+)
+
+
+def train(machine, **environment: str) -> list[str]:
+    machine.training(PRINT)
+    machine.add_data(*DATASETS)
+    run = machine.run(SWEEP, "--local", "trainer.total_epochs=2", **environment)
+    assert run.returncode == 0, run.stderr
+    (log,) = (machine.runs / NAME).glob("output-*.log")
+    return log.read_text().splitlines()
+
+
+def test_training_command(machine):
+    lines = train(machine)
+    folder = machine.runs / NAME
+    assert lines[:4] == ["-m", "verl.trainer.main_ppo", "--config-name", "sdpo"]
+    assert f"hydra.run.dir='{folder}/hydra'" in lines
+    assert lines.index("trainer.total_epochs=2") == lines.index("actor_rollout_ref.rollout.val_kwargs.n=4") + 1
+    (attempt,) = folder.glob("output-*.log")
+    assert f"METRICS={folder}/{attempt.name.replace('output', 'metrics').replace('.log', '.jsonl')}" in lines
+    assert f"TENSORBOARD={folder}/tensorboard" in lines
+
+
+def test_doctor_comes_first_and_has_the_same_overrides(machine):
+    machine.training("printf 'training %s\\n' \"$@\"", doctor="printf 'doctor %s\\n' \"$@\"; exit $STATUS")
+    machine.add_data(*DATASETS)
+    run = machine.run(SWEEP, "--local", "a=b", STATUS="1")
+    assert run.returncode == 1
+    assert "doctor a=b" in run.stderr
+    assert "training -m" not in "".join(log.read_text() for log in (machine.runs / NAME).glob("output-*.log"))
+    assert machine.run(SWEEP, "--local", STATUS="1", SDPO_SKIP_DOCTOR="yes").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("environment", "netrc", "has_wandb"),
+    [
+        ({}, "", False),
+        ({}, "machine example.org login me password x\n", False),
+        ({}, "machine api.wandb.ai\n  login user\n  password x\n", True),
+        ({"WANDB_BASE_URL": "https://wandb.example.org/"}, "machine api.wandb.ai login user password x\n", False),
+        ({"WANDB_BASE_URL": "https://wandb.example.org/"}, "machine wandb.example.org login user password x\n", True),
+        ({"WANDB_API_KEY": "x"}, "", True),
+        ({"WANDB_MODE": "offline"}, "", True),
+        ({"WANDB_MODE": "disabled", "WANDB_API_KEY": "x"}, "", False),
+    ],
+)
+def test_wandb_is_used_only_with_a_login(machine, tmp_path, environment, netrc, has_wandb):
+    (tmp_path / ".netrc").write_text(netrc)
+    lines = train(machine, **environment)
+    loggers = "console,tensorboard,file" + (",wandb" if has_wandb else "")
+    assert f"trainer.logger=[{loggers}]" in lines
+    assert ("RESUME=allow" in lines) == has_wandb
+    assert (machine.runs / NAME / "wandb_id").exists() == has_wandb
+
+
+def test_machine_without_python(machine):
+    machine.add_data(*DATASETS)
+    run = machine.run(SWEEP, "--local", PYTHON="no-such-python")
+    assert run.returncode == 1
+    assert (
+        "There is no Python 'no-such-python': set PYTHON, or SITE_PYTHON and SITE_SETUP in the site file." in run.stderr
+    )

@@ -15,6 +15,7 @@ import wrapt
 from omegaconf import OmegaConf
 
 import verl
+from verl.sdpo import SUPPORTED_VERL
 from verl.sdpo.config import (
     LOSS_MODE,
     TRAINER_MODE,
@@ -23,7 +24,6 @@ from verl.sdpo.config import (
     validate_training_config,
 )
 
-SUPPORTED_VERL = "0.9.1"
 CONFIG_DIR = Path(__file__).parents[1] / "trainer" / "config"
 
 logger = logging.getLogger(__name__)

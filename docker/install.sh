@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# The steps of Dockerfile.gh200, which also work by hand on top of any Python that has torch and vLLM:
+#   bash docker/install.sh install VENV    makes VENV, which sees that Python's packages, and installs into it
+#   bash docker/install.sh check VENV [arguments of verl.sdpo.doctor]
+# PYTHON=... chooses the interpreter, python3 by default.
+set -euo pipefail
+
+repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+install() { # VENV
+    # NVIDIA's images pin what pip may install; what differs from these pins goes into the environment of our own,
+    # so that nothing of the image is replaced.
+    unset PIP_CONSTRAINT
+    # Without pip: Debian's Python cannot install it, and the one of the image serves.
+    "${PYTHON:-python3}" -m venv --system-site-packages --without-pip "$1"
+    "$1/bin/python" -m pip install --no-cache-dir --no-deps --requirement "$repo/requirements-gh200.txt"
+    "$1/bin/python" -m pip install --no-cache-dir --no-deps --no-build-isolation --editable "$repo"
+    # Containers often run as another user than the one that built them.
+    chmod -R a+rX "$1" "$repo"
+}
+
+check() { # VENV ARGUMENTS...
+    local python=$1/bin/python
+    shift
+    # From another folder: the repository's own must not be what makes the imports work.
+    cd /
+    "$python" -m verl.sdpo.doctor --installation-only "$@"
+}
+
+case ${1:-} in
+install) install "$2" ;;
+check) check "${@:2}" ;;
+*)
+    echo "Usage: bash docker/install.sh install VENV, or check VENV [arguments]; got: ${*:-nothing}" >&2
+    exit 2
+    ;;
+esac

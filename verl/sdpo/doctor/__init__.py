@@ -1,0 +1,1 @@
+"""Can this machine train? `python -m verl.sdpo.doctor`, see `__main__`."""

@@ -1,0 +1,123 @@
+"""Can this machine train? `python -m verl.sdpo.doctor [--config-name sdpo] [key=value ...]`
+
+Takes the configuration and overrides of `verl.trainer.main_ppo`. Prints a line per check and, for each problem, what
+to do about it. Exit status 1 if and only if a check failed.
+"""
+
+import argparse
+import contextlib
+import io
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+from verl.sdpo.doctor.finding import FAIL, OK, Finding, describe
+from verl.sdpo.doctor.installation import check_attention, check_engine, check_plugin, check_python, check_verl
+from verl.sdpo.doctor.surroundings import check_data, check_sandbox, check_wandb
+
+
+def compose(args: argparse.Namespace):
+    """The configuration that `verl.trainer.main_ppo` would run with, resolved."""
+    from hydra import compose, initialize_config_dir, initialize_config_module
+    from omegaconf import OmegaConf
+
+    stock = "verl.trainer.config"
+    if args.config_dir:
+        # Hydra takes the main configuration from the folder that it starts with only.
+        start = initialize_config_dir(str(args.config_dir.absolute()), version_base=None)
+        overrides = [f"hydra.searchpath=[pkg://{stock}]"]
+    else:
+        start = initialize_config_module(stock, version_base=None)
+        overrides = []
+    with start:
+        config = compose(args.config_name, [*overrides, *args.overrides])
+    OmegaConf.resolve(config)
+    return config
+
+
+def validate(config) -> None:
+    """What `verl.trainer.main_ppo` checks before Ray starts: verl's rules, and SDPO's, which the plugin adds."""
+    from verl.sdpo.plugin import on_cpu
+    from verl.trainer.ppo.utils import need_critic, need_reference_policy
+    from verl.utils.config import validate_config
+
+    if (config.trainer.device == "cpu") != on_cpu():
+        raise ValueError(
+            f"trainer.device={config.trainer.device} with VERL_PLATFORM={os.environ.get('VERL_PLATFORM', '(unset)')}: "
+            "without an accelerator set VERL_PLATFORM=cpu and --config-name sdpo_cpu, with one neither"
+        )
+    with contextlib.redirect_stdout(io.StringIO()):
+        validate_config(config, need_reference_policy(config), need_critic(config))
+
+
+def check_configuration(args: argparse.Namespace, config) -> Finding:
+    try:
+        validate(config)
+    # verl reports mistakes by any kind of exception.
+    except Exception as error:
+        return Finding(FAIL, "configuration", f"{args.config_name}: {describe(error)}", "Correct the overrides.")
+    return Finding(OK, "configuration", f"{args.config_name}, {len(args.overrides)} overrides")
+
+
+def examine_machine(config) -> Iterator[Finding]:
+    """Checks of this machine against the configuration."""
+    from verl.sdpo.doctor.machine import check_capacity
+
+    yield from check_capacity(config)
+    yield check_sandbox()
+    yield from check_data("train_files", config.data.train_files)
+    yield from check_data("val_files", config.data.val_files)
+    yield from check_wandb(config.trainer.logger)
+
+
+def examine(args: argparse.Namespace) -> Iterator[Finding]:
+    """All checks, in the order in which a failure makes the later ones pointless."""
+    yield check_python()
+    yield check_verl()
+    plugin = check_plugin()
+    yield plugin
+    if plugin.status == FAIL:
+        return
+    try:
+        config = compose(args)
+    # Hydra's and OmegaConf's exceptions have no common base.
+    except Exception as error:
+        fix = "Correct the name or the overrides; what needs the configuration was not checked."
+        yield Finding(FAIL, "configuration", f"{args.config_name}: {describe(error)}", fix)
+        return
+    yield check_configuration(args, config)
+    yield check_engine(config.actor_rollout_ref.rollout.name)
+    yield check_attention(config.actor_rollout_ref.model)
+    if not args.installation_only:
+        yield from examine_machine(config)
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m verl.sdpo.doctor", description=__doc__)
+    parser.add_argument("--config-name", default="sdpo")
+    parser.add_argument("--config-dir", type=Path, help="folder with more configurations")
+    parser.add_argument("--installation-only", action="store_true", help="leave out what depends on the machine")
+    parser.add_argument("overrides", nargs="*", help="key=value, as for verl.trainer.main_ppo")
+    return parser.parse_intermixed_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_arguments(argv)
+    # One screen: verl and vLLM announce on import everything that is not installed.
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    statuses = []
+    for finding in examine(args):
+        print(finding, flush=True)
+        statuses.append(finding.status)
+    failed, warned = statuses.count("FAIL"), statuses.count("WARN")
+    print(f"{'Not ready' if failed else 'Ready'}: {failed} failed, {warned} to look at, of {len(statuses)} checks.")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,135 @@
+"""How much memory and disk a training configuration asks for: an estimate from sizes that can be known beforehand.
+
+Counted are weights, gradients, optimizer, teacher, the largest logits and the inference engine's share. Not counted
+are activations, FSDP's gathered layers, fragmentation and CUDA's own memory.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from verl.sdpo.config import is_sdpo
+
+GIB = 2**30
+FLOAT32 = 4
+BFLOAT16 = 2
+# verl's processes without the model: the quickstart's measured peak, 12.9 GiB (README.md), less what is counted here.
+CPU_PROCESSES = 9 * GIB
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model on this disk, by its configuration."""
+
+    parameters: int
+    vocabulary: int
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes."""
+
+    training_state: int
+    """Per GPU: weights, gradients and Adam's two moments of the actor's shard."""
+    resident_state: int
+    """Per GPU: what of it stays there while the inference engine samples."""
+    logits: int
+    """Per GPU: the largest logits of an update."""
+    engine_weights: int
+    """Per GPU: the inference engine's copy of the model."""
+    host: int
+    """Per node, in ordinary memory: the teacher, which verl keeps there, and what is offloaded."""
+    checkpoint: int
+    """On disk, over all nodes: one checkpoint."""
+
+
+def read_model(path: str, *, trust_remote_code: bool) -> Model:
+    """Count a model's parameters by building it without storage.
+
+    Raises:
+        OSError: when there is no such model on this disk.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=trust_remote_code)
+    with torch.device("meta"):
+        module = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    return Model(sum(parameter.numel() for parameter in module.parameters()), config.get_text_config().vocab_size)
+
+
+def has_reference(config: Mapping) -> bool:
+    """Whether a second, forward-only model is built: SDPO's teacher, or the reference of a KL term."""
+    actor = config["actor_rollout_ref"]["actor"]
+    if is_sdpo(config):
+        return actor["self_distillation"]["teacher_regularization"] != "live"
+    return bool(config["algorithm"]["use_kl_in_reward"] or actor["use_kl_loss"])
+
+
+def _bytes_per_weight(engine: Mapping) -> int:
+    return FLOAT32 if engine["model_dtype"] in ("fp32", "float32") else BFLOAT16
+
+
+def _logits(config: Mapping, vocabulary: int) -> int:
+    """SDPO: student and teacher at the response's tokens; verl's own losses: one model at every token. In float32."""
+    actor, data = config["actor_rollout_ref"]["actor"], config["data"]
+    response = data["max_response_length"]
+    row = response if is_sdpo(config) else data["max_prompt_length"] + response
+    tokens = row * (actor["ppo_micro_batch_size_per_gpu"] or 1)
+    if actor["use_dynamic_bsz"]:
+        tokens = actor["ppo_max_token_len_per_gpu"]
+    return tokens * vocabulary * FLOAT32 * (2 if is_sdpo(config) else 1)
+
+
+def estimate(config: Mapping, model: Model) -> Need:
+    """What the configuration (the whole Hydra tree) needs to train `model`."""
+    actor_rollout_ref, trainer = config["actor_rollout_ref"], config["trainer"]
+    actor, rollout = actor_rollout_ref["actor"], actor_rollout_ref["rollout"]
+    engine = actor["fsdp_config"]
+    gpus_per_node = trainer["n_gpus_per_node"]
+    gpus = gpus_per_node * trainer["nnodes"]
+    shards = engine["fsdp_size"] if engine["fsdp_size"] > 0 else gpus
+    weights = model.parameters * _bytes_per_weight(engine)
+    moments = 2 * weights
+    reference = model.parameters * _bytes_per_weight(actor_rollout_ref["ref"]["fsdp_config"])
+    reference *= has_reference(config)
+
+    stays = 0 if engine["param_offload"] else weights
+    stays += 0 if engine["optimizer_offload"] else moments
+    trains = weights + weights + moments
+    offloaded = weights + moments - stays
+    if engine["offload_policy"]:
+        # FSDP2 then steps the optimizer in ordinary memory as well.
+        stays, offloaded, trains = 0, trains, 0
+    keeps_teacher = is_sdpo(config) and actor["self_distillation"]["teacher_regularization"] == "ema"
+    saved = {"model": weights, "optimizer": moments}
+    return Need(
+        training_state=trains // shards,
+        resident_state=stays // shards,
+        logits=_logits(config, model.vocabulary),
+        engine_weights=model.parameters * BFLOAT16 // rollout["tensor_model_parallel_size"],
+        host=(reference + offloaded) * gpus_per_node // shards,
+        checkpoint=sum(saved.get(name, 0) for name in actor["checkpoint"]["save_contents"]) + reference * keeps_teacher,
+    )
+
+
+def gpu_peaks(need: Need, rollout: Mapping, gpu_bytes: int) -> tuple[int, int, int]:
+    """Bytes on one GPU of `gpu_bytes`: during an update, while sampling, and of the latter the KV cache."""
+    share = int(rollout["gpu_memory_utilization"] * gpu_bytes)
+    update = need.training_state + need.logits + (0 if rollout["free_cache_engine"] else share)
+    return update, need.resident_state + share, share - need.engine_weights
+
+
+def cpu_total(need: Need, kv_cache: int) -> int:
+    """Bytes of ordinary memory for a run with no accelerator, where everything lies there."""
+    return need.training_state + need.logits + need.host + need.engine_weights + kv_cache + CPU_PROCESSES
+
+
+def checkpoints_on_disk(trainer: Mapping) -> int | None:
+    """The most checkpoints that lie on disk at once; None: without limit.
+
+    verl deletes an old one before it writes the next, except where it keeps only one: that goes last.
+    """
+    if trainer["save_freq"] <= 0:
+        return 0
+    keep = trainer["max_actor_ckpt_to_keep"]
+    return None if not keep else max(keep, 2)

@@ -1,0 +1,130 @@
+"""The doctor's look at what is installed: Python, verl, this plugin, the inference engine, flash attention."""
+
+import base64
+import hashlib
+import importlib
+import importlib.metadata
+import json
+import os
+import sys
+from pathlib import Path
+
+import verl
+from verl.sdpo import SUPPORTED_VERL
+from verl.sdpo.doctor.finding import FAIL, OK, WARN, Finding, describe
+
+PYTHONS = ((3, 10), (3, 12))
+# verl/third_party/vllm/__init__.py and verl/workers/rollout/sglang_rollout/async_sglang_server.py of verl 0.9.1
+ENGINES = {"vllm": ("0.18.0", "verl.third_party.vllm"), "sglang": ("0.5.5", "sglang")}
+INSTALL = "Install it as docs/installation.md says."
+
+
+def check_python() -> Finding:
+    found = f"{sys.version_info[0]}.{sys.version_info[1]}.{sys.version_info[2]} at {sys.executable}"
+    if PYTHONS[0] <= tuple(sys.version_info[:2]) <= PYTHONS[1]:
+        return Finding(OK, "Python", found)
+    return Finding(FAIL, "Python", found, "verl 0.9.1 and this package need Python 3.10, 3.11 or 3.12.")
+
+
+def check_verl(module=verl) -> Finding:
+    """Whether the verl that Python imports is the released one, unchanged."""
+    reinstall = f"pip install --force-reinstall --no-deps verl=={SUPPORTED_VERL}"
+    try:
+        distribution = importlib.metadata.distribution("verl")
+    except importlib.metadata.PackageNotFoundError:
+        return Finding(FAIL, "verl", f"{module.__path__[0]}, which no package manager installed", reinstall)
+    imported, installed = Path(module.__file__).resolve(), Path(distribution.locate_file("verl/__init__.py")).resolve()
+    if imported != installed:
+        return Finding(
+            FAIL,
+            "verl",
+            f"{imported.parent} hides the installed one at {installed.parent}",
+            "Start from another folder, remove that one from PYTHONPATH, or, if it is an editable installation: "
+            + reinstall,
+        )
+    if distribution.version != SUPPORTED_VERL:
+        return Finding(FAIL, "verl", f"{distribution.version}, but SDPO plugs into {SUPPORTED_VERL} only", reinstall)
+    origin = distribution.read_text("direct_url.json")
+    if origin:
+        found = f"{distribution.version} from {json.loads(origin)['url']}, not from a release"
+        return Finding(WARN, "verl", found, reinstall)
+    changed = changed_files(distribution)
+    if changed:
+        return Finding(WARN, "verl", f"{distribution.version}, but edited: {', '.join(changed[:3])} ...", reinstall)
+    return Finding(OK, "verl", f"{distribution.version}, as released")
+
+
+def changed_files(distribution: importlib.metadata.Distribution) -> list[str]:
+    """Python files of a distribution that are missing or differ from what its wheel brought."""
+
+    def digest(path: Path) -> str:
+        return base64.urlsafe_b64encode(hashlib.sha256(path.read_bytes()).digest()).rstrip(b"=").decode()
+
+    sources = [file for file in distribution.files if file.suffix == ".py" and file.hash]
+    return [str(file) for file in sources if not file.locate().is_file() or digest(file.locate()) != file.hash.value]
+
+
+def check_plugin() -> Finding:
+    """Whether `import verl` loaded this plugin, whose exceptions verl hides."""
+    subject = "plugin"
+    points = importlib.metadata.entry_points(group="verl.plugins", name="sdpo")
+    if not points:
+        return Finding(FAIL, subject, "not installed: verl finds it by its entry point", "pip install --no-deps -e .")
+    policy = os.environ.get("VERL_USE_EXTERNAL_PLUGINS", "auto").strip()
+    if policy.lower() != "auto" and "sdpo" not in policy.lower().split(","):
+        return Finding(
+            FAIL,
+            subject,
+            f"switched off by VERL_USE_EXTERNAL_PLUGINS={policy}",
+            "Unset the variable, or add sdpo to its list.",
+        )
+    try:
+        plugin = importlib.import_module("verl.sdpo.plugin")
+        # Needs TransferQueue and most of verl, as every training run does.
+        trainers = importlib.import_module("verl.trainer.ppo.v1")
+        trainer = trainers.get_trainer_cls("sdpo").__name__
+    except Exception as error:
+        return Finding(FAIL, subject, describe(error), f"A dependency is missing or broken. {INSTALL}")
+    return Finding(OK, subject, f"sdpo {importlib.metadata.version('sdpo')} registered {trainer} ({plugin.__file__})")
+
+
+def check_engine(name: str) -> Finding:
+    """Whether the inference engine is installed, of a version that verl accepts, and can be imported."""
+    if name not in ENGINES:
+        return Finding(WARN, "rollout", f"engine {name} is not known here", f"Use one of {', '.join(ENGINES)}.")
+    from packaging.version import Version
+
+    minimum, module = ENGINES[name]
+    try:
+        version = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return Finding(FAIL, name, "not installed", INSTALL)
+    if Version(version) < Version(minimum):
+        return Finding(FAIL, name, f"{version}, but verl {SUPPORTED_VERL} needs {minimum} or newer", INSTALL)
+    try:
+        importlib.import_module(module)
+    except Exception as error:
+        return Finding(FAIL, name, f"{version}: {describe(error)}", f"It does not fit the other packages. {INSTALL}")
+    return Finding(OK, name, f"{version} (verl accepts {minimum} and newer)")
+
+
+def check_attention(model) -> Finding:
+    """Whether the attention that the configuration asks for is there. `model`: `actor_rollout_ref.model`."""
+    subject = "attention"
+    wanted = (model["override_config"] or {}).get("attn_implementation", "flash_attention_2")
+    needs_flash = wanted.startswith("flash_attention") or model["use_remove_padding"]
+    found = f"{wanted}, use_remove_padding={model['use_remove_padding']}"
+    if not needs_flash:
+        return Finding(OK, subject, f"{found}: works without flash-attn, slower")
+    try:
+        flash = importlib.import_module("flash_attn").__version__
+    except ImportError as error:
+        return Finding(
+            FAIL,
+            subject,
+            f"{found}, but flash-attn cannot be imported: {error}",
+            "Install requirements-cuda.txt, or go without: "
+            "+actor_rollout_ref.model.override_config.attn_implementation=sdpa "
+            "actor_rollout_ref.model.use_remove_padding=False",
+        )
+    return Finding(OK, subject, f"{found}, flash-attn {flash}")

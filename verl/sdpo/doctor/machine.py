@@ -1,0 +1,167 @@
+"""The doctor's look at the machine: accelerators, memory and disk against what the configuration needs."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from verl.sdpo.doctor.capacity import (
+    GIB,
+    Need,
+    checkpoints_on_disk,
+    cpu_total,
+    estimate,
+    gpu_peaks,
+    read_model,
+)
+from verl.sdpo.doctor.finding import FAIL, OK, WARN, Finding, describe
+from verl.sdpo.plugin import on_cpu
+
+# Above this share of a GPU the parts that the estimate leaves out may not fit.
+TIGHT = 0.85
+SAVE_MEMORY = (
+    "Set actor_rollout_ref.actor.fsdp_config.param_offload=True and optimizer_offload=True, lower "
+    "actor_rollout_ref.rollout.gpu_memory_utilization or data.max_response_length, or use more GPUs."
+)
+
+
+class GPU(NamedTuple):
+    name: str
+    total: int
+    free: int
+
+
+def find_gpus() -> list[GPU]:
+    """The visible GPUs.
+
+    Raises:
+        RuntimeError: when the driver refuses, for instance because it is too old for this torch.
+    """
+    import torch
+
+    return [
+        GPU(torch.cuda.get_device_name(index), *reversed(torch.cuda.mem_get_info(index)))
+        for index in range(torch.cuda.device_count())
+    ]
+
+
+def gib(size: int) -> str:
+    return f"{size / GIB:.1f} GiB"
+
+
+def check_gpus(gpus: list[GPU], wanted: int) -> Finding:
+    """Whether this node has as many GPUs as `trainer.n_gpus_per_node`, and nobody else uses them."""
+    if not gpus:
+        return Finding(
+            FAIL,
+            "GPUs",
+            f"none visible, {wanted} wanted",
+            "Run on a GPU node with a torch built for CUDA, or with VERL_PLATFORM=cpu and --config-name sdpo_cpu.",
+        )
+    rocr = os.environ.get("ROCR_VISIBLE_DEVICES")
+    if rocr and "AMD" not in gpus[0].name:
+        found = f"ROCR_VISIBLE_DEVICES={rocr} is set, and Ray's workers stop where they meet it"
+        return Finding(FAIL, "GPUs", found, "unset ROCR_VISIBLE_DEVICES (some clusters' Slurm sets it)")
+    found = f"{len(gpus)} x {gpus[0].name}, {gib(min(gpu.total for gpu in gpus))} each"
+    if len(gpus) < wanted:
+        return Finding(FAIL, "GPUs", f"{found}, {wanted} wanted", f"Set trainer.n_gpus_per_node={len(gpus)}.")
+    taken = max(gpu.total - gpu.free for gpu in gpus)
+    if taken > 0.1 * min(gpu.total for gpu in gpus):
+        return Finding(WARN, "GPUs", f"{found}; {gib(taken)} of one are taken", "End the other program: nvidia-smi.")
+    return Finding(OK, "GPUs", found)
+
+
+def check_gpu_memory(need: Need, rollout, total: int) -> Finding:
+    """Whether the estimated peaks fit into a GPU of `total` bytes."""
+    subject = "GPU memory"
+    update, sampling, kv_cache = gpu_peaks(need, rollout, total)
+    found = (
+        f"estimate per GPU: update {gib(update)} (state {gib(need.training_state)}, logits {gib(need.logits)}), "
+        f"sampling {gib(sampling)} (of it KV cache {gib(max(kv_cache, 0))}) of {gib(total)}"
+    )
+    if kv_cache <= 0:
+        return Finding(
+            FAIL,
+            subject,
+            f"{found}; the engine's weights alone take {gib(need.engine_weights)}",
+            "Raise actor_rollout_ref.rollout.gpu_memory_utilization or tensor_model_parallel_size.",
+        )
+    peak = max(update, sampling)
+    if peak > total:
+        return Finding(FAIL, subject, found, SAVE_MEMORY)
+    if peak > TIGHT * total:
+        return Finding(WARN, subject, f"{found}: tight, activations are not counted", SAVE_MEMORY)
+    return Finding(OK, subject, found)
+
+
+def check_memory(what: str, needed: int) -> Finding:
+    """Whether the machine has `needed` bytes of memory free for `what`."""
+    import psutil
+
+    available = psutil.virtual_memory().available
+    found = f"estimate {gib(needed)} for {what}, {gib(available)} available"
+    if needed > available:
+        return Finding(FAIL, "memory", found, "End other programs, use a larger machine, or a smaller model.")
+    return Finding(OK, "memory", found)
+
+
+def check_disk(folder: str, checkpoint: int, copies: int | None) -> Finding:
+    """Whether `trainer.default_local_dir` can be written, and has room for the checkpoints kept at once."""
+    subject = "checkpoints"
+    parent = next(path for path in [Path(folder).absolute(), *Path(folder).absolute().parents] if path.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        fix = "Set vars.ckpt_dir (SDPO_CKPT_DIR) to a folder that you may write."
+        return Finding(FAIL, subject, f"{parent} cannot be written", fix)
+    if copies == 0:
+        return Finding(WARN, subject, "none will be saved", "Set trainer.save_freq to be able to resume.")
+    free = shutil.disk_usage(parent).free
+    found = f"estimate {gib(checkpoint)} each, at most {copies or 'any number'} at once, {gib(free)} free at {parent}"
+    fix = "Free some space, or set vars.ckpt_dir (SDPO_CKPT_DIR) to a larger disk."
+    if checkpoint * (copies or 1) > free:
+        return Finding(FAIL, subject, found, fix)
+    if copies is None:
+        return Finding(WARN, subject, found, "Set trainer.max_actor_ckpt_to_keep.")
+    return Finding(OK, subject, found)
+
+
+def missing_model(path: str) -> Finding:
+    """A model that is not on this disk: fatal where it cannot be downloaded either."""
+    found = f"{path} is not on this disk; sizes were not checked"
+    offline = os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "on", "yes")
+    if offline or path.startswith(("/", ".", "~")):
+        fix = "Set actor_rollout_ref.model.path to a model's folder, or download it on a machine with network."
+        return Finding(FAIL, "model", found, fix)
+    return Finding(WARN, "model", found, f"It is downloaded at the start; to check first: hf download {path}")
+
+
+def check_capacity(config) -> Iterator[Finding]:
+    """Model, accelerators, memory and disk."""
+    rollout, trainer = config.actor_rollout_ref.rollout, config.trainer
+    gpus: list[GPU] = []
+    if not on_cpu():
+        try:
+            gpus = find_gpus()
+            yield check_gpus(gpus, trainer.n_gpus_per_node)
+        except RuntimeError as error:
+            yield Finding(FAIL, "GPUs", describe(error), "Make the driver and torch fit: nvidia-smi shows its CUDA.")
+    path = config.actor_rollout_ref.model.path
+    try:
+        model = read_model(path, trust_remote_code=config.actor_rollout_ref.model.trust_remote_code)
+    except OSError:
+        yield missing_model(path)
+        return
+    # transformers: an architecture that it does not know, or code of the model's own that does not run.
+    except (ValueError, ImportError, AttributeError) as error:
+        yield Finding(FAIL, "model", f"{path}: {describe(error)}", "Check its config.json and transformers' version.")
+        return
+    yield Finding(OK, "model", f"{path}, {model.parameters / 1e9:.2f} billion parameters")
+    need = estimate(config, model)
+    if on_cpu():
+        kv_cache = int(os.environ["VLLM_CPU_KVCACHE_SPACE"]) * GIB
+        yield check_memory("a run with no accelerator", cpu_total(need, kv_cache))
+    else:
+        if gpus:
+            yield check_gpu_memory(need, rollout, min(gpu.total for gpu in gpus))
+        yield check_memory("the teacher and what is offloaded", need.host)
+    yield check_disk(trainer.default_local_dir, need.checkpoint, checkpoints_on_disk(trainer))

@@ -1,0 +1,71 @@
+"""The doctor's look at what a run meets: the sandbox for programs, the data, the login at wandb."""
+
+import os
+from collections.abc import Iterator
+from netrc import netrc
+from pathlib import Path
+from urllib.parse import urlparse
+
+from verl.sdpo.doctor.finding import FAIL, OK, WARN, Finding, describe
+
+DATA_COLUMNS = {"prompt", "data_source", "reward_model"}
+
+
+def check_sandbox() -> Finding:
+    """How far this machine can confine model-written programs."""
+    from verl.utils.reward_score.feedback.sandbox.api import SandboxConfig
+    from verl.utils.reward_score.feedback.sandbox.canaries import examine
+
+    subject = "sandbox"
+    try:
+        config = SandboxConfig.from_env()
+        if config.remote_url:
+            return Finding(OK, subject, f"programs run at {config.remote_url}")
+        machine = examine(config)
+    except (ValueError, RuntimeError, OSError) as error:
+        return Finding(WARN, subject, describe(error), "Programs cannot be graded here. See docs/rewards.md.")
+    found = f"level {machine.level.name}, the least allowed is {config.min_level.name}"
+    if machine.level >= config.min_level:
+        return Finding(OK, subject, found)
+    needs = " ".join(machine.shortcomings(config.min_level).split())
+    return Finding(WARN, subject, f"{found}: programs cannot be graded here", needs)
+
+
+def check_data(key: str, files) -> Iterator[Finding]:
+    """Whether the parquet files of `data.<key>` are there and have the columns that verl and the graders read."""
+    import pyarrow.lib
+    import pyarrow.parquet as pq
+
+    for file in [files] if isinstance(files, str) else files or []:
+        path = Path(file).expanduser()
+        subject = f"data {key.split('_')[0]}"
+        if not path.is_file():
+            fix = f"Make it (data/README.md), or set vars.dir and vars.task, or data.{key}."
+            yield Finding(FAIL, subject, f"{path} is not there", fix)
+            continue
+        try:
+            metadata = pq.read_metadata(path)
+        except (pyarrow.lib.ArrowException, OSError) as error:
+            yield Finding(FAIL, subject, f"{path}: {describe(error)}", "Make it again: data/README.md.")
+            continue
+        missing = DATA_COLUMNS - set(metadata.schema.to_arrow_schema().names)
+        if missing:
+            yield Finding(FAIL, subject, f"{path} lacks {sorted(missing)}", "Make it with data/preprocess.py.")
+        else:
+            yield Finding(OK, subject, f"{path}, {metadata.num_rows} rows")
+
+
+def check_wandb(loggers) -> Iterator[Finding]:
+    """Whether wandb, if it is a logger, will know who logs in; it asks on the terminal otherwise."""
+    if "wandb" not in ([loggers] if isinstance(loggers, str) else loggers or []):
+        return
+    mode = os.environ.get("WANDB_MODE", "online")
+    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
+    file = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+    if mode != "online":
+        yield Finding(OK, "wandb", f"WANDB_MODE={mode}")
+    elif os.environ.get("WANDB_API_KEY") or (file.is_file() and netrc(file).authenticators(host)):
+        yield Finding(OK, "wandb", f"there is a login for {host}")
+    else:
+        fix = "wandb login, or WANDB_MODE=offline, or a trainer.logger without wandb."
+        yield Finding(WARN, "wandb", f"no login for {host}", fix)

@@ -1,0 +1,527 @@
+"""Each check's good and bad outcome, made to happen; the sizes by hand; and the whole in a process of its own."""
+
+import importlib
+import importlib.metadata
+import json
+import os
+import subprocess
+import sys
+from collections import namedtuple
+from pathlib import Path
+from types import SimpleNamespace
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from omegaconf import OmegaConf
+from transformers import Qwen3Config
+
+import verl
+from verl.sdpo.doctor import installation, machine, surroundings
+from verl.sdpo.doctor.__main__ import main
+from verl.sdpo.doctor.capacity import (
+    GIB,
+    Model,
+    Need,
+    checkpoints_on_disk,
+    cpu_total,
+    estimate,
+    gpu_peaks,
+    read_model,
+)
+from verl.sdpo.doctor.finding import FAIL, OK, WARN, Finding
+
+QWEN3_8B = Model(parameters=8_190_735_360, vocabulary=151_936)
+GH200 = 96 * GIB
+
+
+def configuration(name: str = "sdpo", *overrides: str):
+    from hydra import compose, initialize_config_module
+
+    with initialize_config_module("verl.trainer.config", version_base=None):
+        config = compose(name, [f"hydra.searchpath=[file://{CONFIGURATIONS}]", *overrides])
+    OmegaConf.resolve(config)
+    return config
+
+
+CONFIGURATIONS = Path(__file__).parents[2] / "verl" / "trainer" / "config"
+
+
+def only(findings) -> Finding:
+    (finding,) = findings
+    return finding
+
+
+# What is installed
+
+
+def test_python(monkeypatch):
+    assert installation.check_python().status == OK
+    version = namedtuple("version", "major minor micro")
+    monkeypatch.setattr(sys, "version_info", version(3, 13, 0))
+    assert installation.check_python().status == FAIL
+
+
+def test_verl_as_released():
+    finding = installation.check_verl()
+    assert (finding.status, finding.found) == (OK, "0.9.1, as released")
+
+
+class FakeVerl:
+    """A distribution named verl in `folder`, with one source file whose digest is that of an empty file."""
+
+    class File(type(Path())):
+        hash = SimpleNamespace(value="47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU")
+
+        def locate(self):
+            return self
+
+    def __init__(self, folder: Path, version="0.9.1", origin=None, source=""):
+        self.version, self.origin, self.folder = version, origin, folder
+        (folder / "verl").mkdir(parents=True)
+        (folder / "verl" / "__init__.py").write_text(source)
+        self.files = [self.File(folder / "verl" / "__init__.py")]
+        self.module = SimpleNamespace(__file__=str(folder / "verl" / "__init__.py"), __path__=[str(folder / "verl")])
+
+    def locate_file(self, path):
+        return self.folder / path
+
+    def read_text(self, name):
+        return self.origin
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "found"),
+    [
+        ({}, OK, "as released"),
+        ({"version": "0.8.0"}, FAIL, "0.8.0, but SDPO plugs into 0.9.1 only"),
+        ({"origin": json.dumps({"url": "https://example.org/fork.git"})}, WARN, "https://example.org/fork.git"),
+        ({"source": "edited = True\n"}, WARN, "but edited"),
+    ],
+)
+def test_verl_versions_forks_and_edits(monkeypatch, tmp_path, options, status, found):
+    fake = FakeVerl(tmp_path, **options)
+    monkeypatch.setattr(importlib.metadata, "distribution", lambda name: fake)
+    finding = installation.check_verl(fake.module)
+    assert finding.status == status
+    assert found in finding.found
+
+
+def test_verl_checkout_that_hides_the_installed_one(monkeypatch, tmp_path):
+    installed, checkout = FakeVerl(tmp_path / "installed"), FakeVerl(tmp_path / "checkout")
+    monkeypatch.setattr(importlib.metadata, "distribution", lambda name: installed)
+    finding = installation.check_verl(checkout.module)
+    assert finding.status == FAIL
+    assert f"{tmp_path / 'checkout' / 'verl'} hides" in finding.found
+
+
+def test_verl_that_is_only_on_the_path(monkeypatch):
+    def nothing(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "distribution", nothing)
+    assert installation.check_verl().status == FAIL
+
+
+def test_plugin_loaded():
+    finding = installation.check_plugin()
+    assert finding.status == OK
+    assert "registered SelfDistillationTrainer" in finding.found
+
+
+def test_plugin_that_is_not_installed(monkeypatch):
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda **selection: [])
+    finding = installation.check_plugin()
+    assert finding.status == FAIL
+    assert "entry point" in finding.found
+
+
+@pytest.mark.parametrize(("policy", "status"), [("none", FAIL), ("other", FAIL), ("other,sdpo", OK), ("auto", OK)])
+def test_plugin_that_is_switched_off(monkeypatch, policy, status):
+    monkeypatch.setenv("VERL_USE_EXTERNAL_PLUGINS", policy)
+    assert installation.check_plugin().status == status
+
+
+def failing_import(monkeypatch, *names: str) -> None:
+    stock = importlib.import_module
+
+    def import_module(name, *args):
+        if name in names:
+            raise ImportError(f"cannot import\n  {name}")
+        return stock(name, *args)
+
+    monkeypatch.setattr(importlib, "import_module", import_module)
+
+
+def test_plugin_that_verl_could_not_load_shows_the_exception_that_verl_hides(monkeypatch):
+    failing_import(monkeypatch, "verl.sdpo.plugin")
+    finding = installation.check_plugin()
+    assert finding.status == FAIL
+    assert finding.found == "ImportError: cannot import verl.sdpo.plugin"
+
+
+def engine_version(monkeypatch, version: str | None) -> None:
+    def answer(name):
+        if version is None:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return version
+
+    monkeypatch.setattr(importlib.metadata, "version", answer)
+    monkeypatch.setitem(sys.modules, "verl.third_party.vllm", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "sglang", SimpleNamespace())
+
+
+@pytest.mark.parametrize(
+    ("engine", "version", "status"),
+    [
+        ("vllm", "0.24.0", OK),
+        ("vllm", "0.18.0", OK),
+        ("vllm", "0.12.0", FAIL),
+        ("vllm", None, FAIL),
+        ("sglang", "0.5.12", OK),
+        ("sglang", "0.5.2", FAIL),
+        ("trtllm", "1.0", WARN),
+    ],
+)
+def test_engine_versions(monkeypatch, engine, version, status):
+    engine_version(monkeypatch, version)
+    assert installation.check_engine(engine).status == status
+
+
+def test_engine_that_cannot_be_imported(monkeypatch):
+    engine_version(monkeypatch, "0.24.0")
+    failing_import(monkeypatch, "verl.third_party.vllm")
+    finding = installation.check_engine("vllm")
+    assert finding.status == FAIL
+    assert "cannot import verl.third_party.vllm" in finding.found
+
+
+def test_verl_still_accepts_the_engines_that_we_say_it_does():
+    root = Path(verl.__file__).parent
+    assert 'vs.parse(package_version) >= vs.parse("0.18.0")' in (root / "third_party/vllm/__init__.py").read_text()
+    sglang = (root / "workers/rollout/sglang_rollout/async_sglang_server.py").read_text()
+    assert 'version.parse(sglang.__version__) >= version.parse("0.5.5")' in sglang
+
+
+@pytest.mark.parametrize(
+    ("implementation", "packed", "installed", "status"),
+    [
+        (None, True, True, OK),
+        (None, True, False, FAIL),
+        ("sdpa", True, False, FAIL),
+        ("sdpa", False, False, OK),
+        ("flash_attention_2", False, False, FAIL),
+    ],
+)
+def test_attention(monkeypatch, implementation, packed, installed, status):
+    if installed:
+        monkeypatch.setitem(sys.modules, "flash_attn", SimpleNamespace(__version__="2.8.3"))
+    else:
+        failing_import(monkeypatch, "flash_attn")
+    override = {"attn_implementation": implementation} if implementation else {}
+    finding = installation.check_attention({"override_config": override, "use_remove_padding": packed})
+    assert finding.status == status
+    assert ("attn_implementation=sdpa" in finding.fix) == (status == FAIL)
+
+
+# Sizes
+
+
+def test_parameters_of_qwen3_8b_by_hand(tmp_path):
+    """Embedding and head: 2 x 151936 x 4096 = 1,244,659,712. A layer: q and o 2 x 4096 x 4096, k and v
+    2 x 4096 x 1024, their norms 2 x 128, MLP 3 x 4096 x 12288, norms 2 x 4096: 192,946,432. Times 36, and the last
+    norm's 4096: 8,190,735,360.
+    """
+    Qwen3Config(
+        vocab_size=151_936,
+        hidden_size=4096,
+        intermediate_size=12_288,
+        num_hidden_layers=36,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        head_dim=128,
+        tie_word_embeddings=False,
+    ).save_pretrained(tmp_path)
+    assert read_model(str(tmp_path), trust_remote_code=False) == QWEN3_8B
+
+
+def test_estimate_of_qwen3_8b_on_one_node_of_four_by_hand():
+    """P = 8,190,735,360 parameters over 4 GPUs. Per GPU: weights 4P/4, gradients 4P/4, Adam's moments 8P/4 = 4P bytes
+    in training; without gradients 3P stay while sampling. Logits: student's and teacher's, 8192 tokens x 151936 in
+    float32 = 2 x 4,978,638,848. Engine: 2P over verl's default of two GPUs. Host: the teacher, 4P for the node's four shards. On disk:
+    weights 4P, moments 8P, teacher 4P.
+    """
+    parameters = QWEN3_8B.parameters
+    assert estimate(configuration(), QWEN3_8B) == Need(
+        training_state=4 * parameters,
+        resident_state=3 * parameters,
+        logits=9_957_277_696,
+        engine_weights=parameters,
+        host=4 * parameters,
+        checkpoint=16 * parameters,
+    )
+
+
+def test_peaks_of_qwen3_8b_on_a_gh200_by_hand():
+    """96 GiB. Update: 4 x 7.628 + 9.273 = 39.8 GiB. Sampling: 0.55 x 96 + 3 x 7.628 = 75.7 GiB, of which the KV cache
+    has 0.55 x 96 - 7.628 = 45.2 GiB.
+    """
+    config = configuration()
+    peaks = gpu_peaks(estimate(config, QWEN3_8B), config.actor_rollout_ref.rollout, GH200)
+    assert [round(peak / GIB, 1) for peak in peaks] == [39.8, 75.7, 45.2]
+
+
+@pytest.mark.parametrize(
+    ("override", "changed"),
+    [
+        ("param_offload=True", {"resident_state": 2, "host": 8}),
+        ("optimizer_offload=True", {"resident_state": 1, "host": 12}),
+        # FSDP2's own offload: weights, gradients and moments never stay on the GPU.
+        ("offload_policy=True", {"training_state": 0, "resident_state": 0, "host": 20}),
+        ("model_dtype=bf16", {"training_state": 2, "resident_state": 1.5, "checkpoint": 10}),
+        ("fsdp_size=2", {"training_state": 8, "resident_state": 6, "host": 8}),
+    ],
+)
+def test_offloading_sharding_and_dtype_move_bytes(override, changed):
+    """In units of P bytes, against training 4, resident 3, host 4 (the teacher), checkpoint 16."""
+    need = estimate(configuration("sdpo", f"actor_rollout_ref.actor.fsdp_config.{override}"), QWEN3_8B)
+    expected = {"training_state": 4, "resident_state": 3, "host": 4, "checkpoint": 16, **changed}
+    assert {name: getattr(need, name) / QWEN3_8B.parameters for name in expected} == expected
+
+
+def test_teachers_that_are_no_second_model_or_not_saved():
+    block = "actor_rollout_ref.actor.self_distillation.teacher_regularization"
+    parameters = QWEN3_8B.parameters
+    live = estimate(configuration("sdpo", f"{block}=live"), QWEN3_8B)
+    assert (live.host, live.checkpoint) == (0, 12 * parameters)
+    frozen = estimate(configuration("sdpo", f"{block}=frozen"), QWEN3_8B)
+    assert (frozen.host, frozen.checkpoint) == (4 * parameters, 12 * parameters)
+
+
+def test_grpo_has_no_teacher_and_logits_of_prompts_too():
+    need = estimate(configuration("baseline_grpo"), QWEN3_8B)
+    assert need.host == 0
+    assert need.logits == (2048 + 8192) * 151_936 * 4
+
+
+def test_checkpoints_on_disk():
+    def copies(save_freq, keep):
+        return checkpoints_on_disk({"save_freq": save_freq, "max_actor_ckpt_to_keep": keep})
+
+    assert copies(-1, 1) == 0
+    assert copies(5, None) is None
+    # verl removes the only one after the next is written, but of several the oldest before.
+    assert [copies(5, keep) for keep in (1, 2, 3)] == [2, 2, 3]
+
+
+def test_without_an_accelerator_everything_is_in_memory():
+    need = Need(training_state=1, resident_state=0, logits=2, engine_weights=4, host=8, checkpoint=0)
+    assert cpu_total(need, kv_cache=16) == 31 + 9 * GIB
+
+
+# The machine
+
+
+def gpus(count: int, free: float = 1.0) -> list[machine.GPU]:
+    return [machine.GPU("NVIDIA GH200", GH200, int(free * GH200))] * count
+
+
+def test_gpus(monkeypatch):
+    monkeypatch.delenv("ROCR_VISIBLE_DEVICES", raising=False)
+    assert machine.check_gpus(gpus(4), wanted=4).status == OK
+    assert machine.check_gpus(gpus(4, free=0.5), wanted=4).status == WARN
+    assert machine.check_gpus([], wanted=4).status == FAIL
+    assert machine.check_gpus(gpus(2), wanted=4).fix == "Set trainer.n_gpus_per_node=2."
+    monkeypatch.setenv("ROCR_VISIBLE_DEVICES", "0,1,2,3")
+    assert "unset ROCR_VISIBLE_DEVICES" in machine.check_gpus(gpus(4), wanted=4).fix
+
+
+def test_find_gpus_reads_torch(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "NVIDIA GH200")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index: (60 * GIB, 96 * GIB))
+    assert machine.find_gpus() == [machine.GPU("NVIDIA GH200", total=96 * GIB, free=60 * GIB)]
+
+
+@pytest.mark.parametrize(
+    ("memory", "status", "says"),
+    [
+        (96, OK, "KV cache 45.2 GiB"),
+        (60, WARN, "tight"),  # 55.9 of 60 GiB while sampling
+        (48, FAIL, "sampling 49.3 GiB"),
+        (12, FAIL, "the engine's weights alone take 7.6 GiB"),
+    ],
+)
+def test_gpu_memory(memory, status, says):
+    config = configuration()
+    need = estimate(config, QWEN3_8B)
+    finding = machine.check_gpu_memory(need, config.actor_rollout_ref.rollout, memory * GIB)
+    assert finding.status == status
+    assert says in finding.found
+
+
+def test_memory(monkeypatch):
+    import psutil
+
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=8 * GIB))
+    assert machine.check_memory("a run", 7 * GIB).status == OK
+    assert machine.check_memory("a run", 9 * GIB).status == FAIL
+
+
+def test_disk(monkeypatch, tmp_path):
+    monkeypatch.setattr(machine.shutil, "disk_usage", lambda path: SimpleNamespace(free=100 * GIB))
+    folder = str(tmp_path / "not" / "yet")
+    assert machine.check_disk(folder, 40 * GIB, copies=2).status == OK
+    assert machine.check_disk(folder, 60 * GIB, copies=2).status == FAIL
+    assert machine.check_disk(folder, 60 * GIB, copies=None).status == WARN
+    assert machine.check_disk(folder, 60 * GIB, copies=0).status == WARN
+    (tmp_path / "file").touch()
+    assert "cannot be written" in machine.check_disk(str(tmp_path / "file" / "under"), GIB, copies=2).found
+
+
+def test_model_that_is_not_here(monkeypatch, tmp_path):
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    assert machine.missing_model("some/model").status == WARN
+    assert machine.missing_model(str(tmp_path)).status == FAIL
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert machine.missing_model("some/model").status == FAIL
+
+
+def capacity(monkeypatch, path, find_gpus) -> dict[str, Finding]:
+    monkeypatch.delenv("VERL_PLATFORM", raising=False)
+    monkeypatch.setattr(machine, "find_gpus", find_gpus)
+    config = configuration("sdpo", f"actor_rollout_ref.model.path={path}")
+    return {finding.subject: finding for finding in machine.check_capacity(config)}
+
+
+def test_capacity_of_a_machine_with_gpus(monkeypatch, tmp_path):
+    tiny = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "num_key_value_heads": 1}
+    Qwen3Config(vocab_size=16, intermediate_size=8, head_dim=8, **tiny).save_pretrained(tmp_path)
+    found = capacity(monkeypatch, tmp_path, lambda: gpus(4))
+    assert list(found) == ["GPUs", "model", "GPU memory", "memory", "checkpoints"]
+
+
+def test_driver_and_model_problems_are_findings(monkeypatch, tmp_path):
+    def refuse():
+        raise RuntimeError("The NVIDIA driver on your system is too old")
+
+    (tmp_path / "config.json").write_text('{"model_type": "nobody_knows_this"}')
+    found = capacity(monkeypatch, tmp_path, refuse)
+    assert {subject: finding.status for subject, finding in found.items()} == {"GPUs": FAIL, "model": FAIL}
+    assert "too old" in found["GPUs"].found
+    assert "nobody_knows_this" in found["model"].found
+
+
+# What a run meets
+
+
+def write_parquet(path: Path, *columns: str) -> str:
+    pq.write_table(pa.table({column: ["value"] for column in columns}), path)
+    return str(path)
+
+
+def test_data(tmp_path):
+    good = write_parquet(tmp_path / "good.parquet", "prompt", "data_source", "reward_model")
+    bad = write_parquet(tmp_path / "bad.parquet", "prompt")
+    (tmp_path / "text.parquet").write_text("not a parquet file")
+    assert only(surroundings.check_data("train_files", good)).status == OK
+    assert "lacks ['data_source', 'reward_model']" in only(surroundings.check_data("val_files", [bad])).found
+    absent, broken = surroundings.check_data("val_files", [str(tmp_path / "no"), str(tmp_path / "text.parquet")])
+    assert (absent.status, broken.status) == (FAIL, FAIL)
+    assert "is not there" in absent.found
+    assert "\n" not in broken.found
+
+
+def test_sandbox(monkeypatch):
+    from verl.utils.reward_score.feedback.sandbox import canaries
+    from verl.utils.reward_score.feedback.sandbox.api import Level
+
+    def confines_to(level):
+        found = SimpleNamespace(level=level, shortcomings=lambda wanted: "  landlock: no; needs Linux 5.13")
+        monkeypatch.setattr(canaries, "examine", lambda config: found)
+        return surroundings.check_sandbox()
+
+    assert confines_to(Level.L2).status == OK
+    assert confines_to(Level.L1) == Finding(
+        WARN,
+        "sandbox",
+        "level L1, the least allowed is L2: programs cannot be graded here",
+        "landlock: no; needs Linux 5.13",
+    )
+    monkeypatch.setenv("SDPO_SANDBOX_MIN_LEVEL", "L9")
+    assert "SDPO_SANDBOX_MIN_LEVEL='L9'" in surroundings.check_sandbox().found
+
+
+def test_wandb(monkeypatch, tmp_path):
+    for variable in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_BASE_URL"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    assert list(surroundings.check_wandb(["console"])) == []
+    assert only(surroundings.check_wandb(["console", "wandb"])).status == WARN
+    (tmp_path / "netrc").write_text("machine api.wandb.ai login user password secret\n")
+    finding = only(surroundings.check_wandb("wandb"))
+    assert finding.status == OK
+    assert "secret" not in finding.found
+    monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org")
+    assert only(surroundings.check_wandb("wandb")).status == WARN
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert only(surroundings.check_wandb("wandb")).status == OK
+
+
+# The whole
+
+
+def test_mistakes_in_the_configuration_are_findings(monkeypatch, capsys):
+    monkeypatch.setattr("logging.disable", lambda level: None)
+    monkeypatch.delenv("VERL_PLATFORM", raising=False)
+    assert main(["--config-name", "nobody_wrote_this", "--installation-only"]) == 1
+    assert "Cannot find primary config 'nobody_wrote_this'" in capsys.readouterr().out
+    main(["--installation-only", "actor_rollout_ref.actor.self_distillation.alpha=2"])
+    assert "FAIL  configuration   sdpo: ValueError: actor_rollout_ref.actor.self_distillation.alpha=2: expected" in (
+        capsys.readouterr().out
+    )
+    main(["--installation-only", "--config-name", "sdpo_cpu"])
+    assert "without an accelerator set VERL_PLATFORM=cpu" in capsys.readouterr().out
+
+
+def doctor(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "verl.sdpo.doctor", *arguments],
+        env={**os.environ, "HF_HUB_OFFLINE": "1", **environment},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+
+
+def test_this_machine_without_an_accelerator(tmp_path):
+    tiny = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "num_key_value_heads": 1}
+    Qwen3Config(vocab_size=16, intermediate_size=8, head_dim=8, **tiny).save_pretrained(tmp_path)
+    table = {"prompt": ["2 + 2?"], "data_source": ["math"], "reward_model": [{"ground_truth": "4"}]}
+    pq.write_table(pa.table(table), tmp_path / "train.parquet")
+    run = doctor(
+        *("--config-name", "sdpo_cpu", f"vars.dir={tmp_path.parent}", f"vars.task={tmp_path.name}"),
+        *(f"actor_rollout_ref.model.path={tmp_path}", f"vars.ckpt_dir={tmp_path}"),
+        f"data.val_files={tmp_path / 'absent.parquet'}",
+        VERL_PLATFORM="cpu",
+    )
+    lines = run.stdout.splitlines()
+    assert [line[:20].split() for line in lines if line.strip() and line[:4].strip() in (OK, WARN, FAIL)] == [
+        [OK, "Python"],
+        [OK, "verl"],
+        [OK, "plugin"],
+        [OK, "configuration"],
+        [OK, "vllm"],
+        [OK, "attention"],
+        [OK, "model"],
+        [OK, "memory"],
+        [OK, "checkpoints"],
+        [OK, "sandbox"],
+        [OK, "data", "train"],
+        [FAIL, "data", "val"],
+    ], run.stdout + run.stderr
+    assert lines[-1] == "Not ready: 1 failed, 0 to look at, of 12 checks."
+    assert run.returncode == 1
+    assert "Traceback" not in run.stderr

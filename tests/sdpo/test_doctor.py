@@ -39,12 +39,9 @@ def configuration(name: str = "sdpo", *overrides: str):
     from hydra import compose, initialize_config_module
 
     with initialize_config_module("verl.trainer.config", version_base=None):
-        config = compose(name, [f"hydra.searchpath=[file://{CONFIGURATIONS}]", *overrides])
+        config = compose(name, list(overrides))
     OmegaConf.resolve(config)
     return config
-
-
-CONFIGURATIONS = Path(__file__).parents[2] / "verl" / "trainer" / "config"
 
 
 def only(findings) -> Finding:
@@ -401,6 +398,10 @@ def test_capacity_of_a_machine_with_gpus(monkeypatch, tmp_path):
     Qwen3Config(vocab_size=16, intermediate_size=8, head_dim=8, **tiny).save_pretrained(tmp_path)
     found = capacity(monkeypatch, tmp_path, lambda: gpus(4))
     assert list(found) == ["GPUs", "model", "GPU memory", "memory", "checkpoints"]
+
+
+def test_model_folder_without_a_model(monkeypatch, tmp_path):
+    assert "config.json" in capacity(monkeypatch, tmp_path, lambda: gpus(4))["model"].found
 
 
 def test_driver_and_model_problems_are_findings(monkeypatch, tmp_path):

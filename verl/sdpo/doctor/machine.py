@@ -61,7 +61,7 @@ def check_gpus(gpus: list[GPU], wanted: int) -> Finding:
         )
     rocr = os.environ.get("ROCR_VISIBLE_DEVICES")
     if rocr and "AMD" not in gpus[0].name:
-        found = f"ROCR_VISIBLE_DEVICES={rocr} is set, and Ray's workers stop where they meet it"
+        found = f"ROCR_VISIBLE_DEVICES={rocr} is set, which verl's workers refuse beside CUDA_VISIBLE_DEVICES"
         return Finding(FAIL, "GPUs", found, "unset ROCR_VISIBLE_DEVICES (some clusters' Slurm sets it)")
     found = f"{len(gpus)} x {gpus[0].name}, {gib(min(gpu.total for gpu in gpus))} each"
     if len(gpus) < wanted:
@@ -135,6 +135,10 @@ def missing_model(path: str) -> Finding:
     return Finding(WARN, "model", found, f"It is downloaded at the start; to check first: hf download {path}")
 
 
+def broken_model(path: str, error: Exception) -> Finding:
+    return Finding(FAIL, "model", f"{path}: {describe(error)}", "Check its config.json and transformers' version.")
+
+
 def check_capacity(config) -> Iterator[Finding]:
     """Model, accelerators, memory and disk."""
     rollout, trainer = config.actor_rollout_ref.rollout, config.trainer
@@ -148,12 +152,9 @@ def check_capacity(config) -> Iterator[Finding]:
     path = config.actor_rollout_ref.model.path
     try:
         model = read_model(path, trust_remote_code=config.actor_rollout_ref.model.trust_remote_code)
-    except OSError:
-        yield missing_model(path)
-        return
-    # transformers: an architecture that it does not know, or code of the model's own that does not run.
-    except (ValueError, ImportError, AttributeError) as error:
-        yield Finding(FAIL, "model", f"{path}: {describe(error)}", "Check its config.json and transformers' version.")
+    # Files that are missing or broken, an architecture unknown to transformers, the model's own code that does not run.
+    except (OSError, ValueError, ImportError, AttributeError) as error:
+        yield missing_model(path) if not Path(path).is_dir() else broken_model(path, error)
         return
     yield Finding(OK, "model", f"{path}, {model.parameters / 1e9:.2f} billion parameters")
     need = estimate(config, model)

@@ -9,7 +9,6 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
-
 from uv import find_uv_bin
 
 REPOSITORY = Path(__file__).parents[1]

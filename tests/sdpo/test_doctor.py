@@ -245,8 +245,8 @@ def test_parameters_of_qwen3_8b_by_hand(tmp_path):
 def test_estimate_of_qwen3_8b_on_one_node_of_four_by_hand():
     """P = 8,190,735,360 parameters over 4 GPUs. Per GPU: weights 4P/4, gradients 4P/4, Adam's moments 8P/4 = 4P bytes
     in training; without gradients 3P stay while sampling. Logits: student's and teacher's, 8192 tokens x 151936 in
-    float32 = 2 x 4,978,638,848. Engine: 2P over verl's default of two GPUs. Host: the teacher, 4P for the node's four shards. On disk:
-    weights 4P, moments 8P, teacher 4P.
+    float32 = 2 x 4,978,638,848. Engine: 2P over verl's default of two GPUs. Host: the teacher, 4P for the node's four
+    shards. On disk: weights 4P, moments 8P, teacher 4P.
     """
     parameters = QWEN3_8B.parameters
     assert estimate(configuration(), QWEN3_8B) == Need(

@@ -27,13 +27,11 @@ def compose(args: argparse.Namespace):
     stock = "verl.trainer.config"
     if args.config_dir:
         # Hydra takes the main configuration from the folder that it starts with only.
-        start = initialize_config_dir(str(args.config_dir.absolute()), version_base=None)
-        overrides = [f"hydra.searchpath=[pkg://{stock}]"]
+        with initialize_config_dir(str(args.config_dir.absolute()), version_base=None):
+            config = compose(args.config_name, [f"hydra.searchpath=[pkg://{stock}]", *args.overrides])
     else:
-        start = initialize_config_module(stock, version_base=None)
-        overrides = []
-    with start:
-        config = compose(args.config_name, [*overrides, *args.overrides])
+        with initialize_config_module(stock, version_base=None):
+            config = compose(args.config_name, args.overrides)
     OmegaConf.resolve(config)
     return config
 

@@ -33,7 +33,8 @@ def check_verl(module=verl) -> Finding:
         distribution = importlib.metadata.distribution("verl")
     except importlib.metadata.PackageNotFoundError:
         return Finding(FAIL, "verl", f"{module.__path__[0]}, which no package manager installed", reinstall)
-    imported, installed = Path(module.__file__).resolve(), Path(distribution.locate_file("verl/__init__.py")).resolve()
+    imported = Path(module.__file__).resolve()
+    installed = Path(str(distribution.locate_file("verl/__init__.py"))).resolve()
     if imported != installed:
         return Finding(
             FAIL,
@@ -57,11 +58,14 @@ def check_verl(module=verl) -> Finding:
 def changed_files(distribution: importlib.metadata.Distribution) -> list[str]:
     """Python files of a distribution that are missing or differ from what its wheel brought."""
 
-    def digest(path: Path) -> str:
-        return base64.urlsafe_b64encode(hashlib.sha256(path.read_bytes()).digest()).rstrip(b"=").decode()
-
-    sources = [file for file in distribution.files if file.suffix == ".py" and file.hash]
-    return [str(file) for file in sources if not file.locate().is_file() or digest(file.locate()) != file.hash.value]
+    changed = []
+    for file in distribution.files or []:
+        if file.suffix == ".py" and file.hash:
+            path = Path(file.locate())
+            digest = hashlib.sha256(path.read_bytes()).digest() if path.is_file() else b""
+            if base64.urlsafe_b64encode(digest).rstrip(b"=").decode() != file.hash.value:
+                changed.append(str(file))
+    return changed
 
 
 def check_plugin() -> Finding:

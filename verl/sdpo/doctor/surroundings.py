@@ -60,7 +60,7 @@ def check_wandb(loggers) -> Iterator[Finding]:
     if "wandb" not in ([loggers] if isinstance(loggers, str) else loggers or []):
         return
     mode = os.environ.get("WANDB_MODE", "online")
-    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
+    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
     file = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
     if mode != "online":
         yield Finding(OK, "wandb", f"WANDB_MODE={mode}")

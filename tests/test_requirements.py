@@ -2,14 +2,12 @@
 
 import importlib.metadata
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
-from uv import find_uv_bin
 
 REPOSITORY = Path(__file__).parents[1]
 GPU = {"python_version": "3.12", "platform_machine": "x86_64", "extra": ""}
@@ -100,44 +98,3 @@ def test_flash_attention_adds_to_an_environment_and_changes_nothing_in_it(base):
     assert set(pins(CUDA)) == {"flash-attn"}
     assert not set(pins(CUDA)) & set(pins(base))
     assert {"torch", "einops"} <= set(pins(base))
-
-
-def uv(*arguments) -> subprocess.CompletedProcess:
-    command = [find_uv_bin(), *map(str, arguments)]
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
-
-
-@pytest.fixture(scope="module")
-def index(tmp_path_factory):
-    """Skips where uv reaches no package index; whatever fails after this is about our files."""
-    probe = tmp_path_factory.mktemp("probe") / "requirements.in"
-    probe.write_text("wrapt==2.5.2\n")
-    run = uv("pip", "compile", "--quiet", probe)
-    if run.returncode != 0:
-        pytest.skip(f"no package index can be reached: {' '.join(run.stderr.split())[:200]}")
-
-
-@pytest.mark.parametrize(
-    ("name", "platform"),
-    [("requirements-full.txt", "x86_64-manylinux_2_28"), ("requirements_sglang.txt", "x86_64-manylinux_2_34")],
-)
-def test_the_resolver_finds_the_list_complete_and_free_of_conflicts(index, tmp_path, name, platform):
-    """What it resolves the list to is the list: nothing is missing, and nothing contradicts."""
-    # The head of requirements_sglang.txt says why.
-    override = tmp_path / "override"
-    override.write_text("transformers==5.9.0\n")
-    target = ("--python-version", "3.12", "--python-platform", platform)
-    output = ("--quiet", "--no-annotate", "--no-header", "--override", override)
-    run = uv("pip", "compile", *target, *output, name)
-    assert run.returncode == 0, run.stderr
-    assert run.stdout.splitlines() == lines(name)
-
-
-def test_gh200_has_a_wheel_for_aarch64_or_every_machine(index, tmp_path):
-    """All but one: antlr4-python3-runtime is pure Python and comes as source only."""
-    rest = tmp_path / "requirements.txt"
-    rest.write_text("\n".join(line for line in lines("requirements-gh200.txt") if not line.startswith("antlr4-")))
-    target = ("--python-version", "3.12", "--python-platform", "aarch64-manylinux_2_39", "--target", tmp_path)
-    run = uv("pip", "install", "--dry-run", "--no-deps", "--only-binary", ":all:", *target, "--requirement", rest)
-    assert run.returncode == 0, run.stderr
-    assert f"Would install {len(lines('requirements-gh200.txt')) - 1} packages" in run.stderr

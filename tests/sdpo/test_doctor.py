@@ -193,7 +193,7 @@ def test_engine_that_cannot_be_imported(monkeypatch):
     assert "cannot import verl.third_party.vllm" in finding.found
 
 
-def test_verl_still_accepts_the_engines_that_we_say_it_does():
+def test_verl_still_provides_for_the_engines_that_we_say():
     root = Path(verl.__file__).parent
     assert 'vs.parse(package_version) >= vs.parse("0.18.0")' in (root / "third_party/vllm/__init__.py").read_text()
     sglang = (root / "workers/rollout/sglang_rollout/async_sglang_server.py").read_text()
@@ -382,6 +382,7 @@ def test_model_that_is_not_here(monkeypatch, tmp_path):
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     assert machine.missing_model("some/model").status == WARN
     assert machine.missing_model(str(tmp_path)).status == FAIL
+    assert machine.missing_model("outputs/quickstart/model").status == FAIL
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert machine.missing_model("some/model").status == FAIL
 
@@ -461,6 +462,8 @@ def test_wandb(monkeypatch, tmp_path):
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     assert list(surroundings.check_wandb(["console"])) == []
     assert only(surroundings.check_wandb(["console", "wandb"])).status == WARN
+    (tmp_path / "netrc").write_text("not a netrc file")
+    assert only(surroundings.check_wandb("wandb")).status == WARN
     (tmp_path / "netrc").write_text("machine api.wandb.ai login user password secret\n")
     finding = only(surroundings.check_wandb("wandb"))
     assert finding.status == OK

@@ -14,7 +14,8 @@ from verl.sdpo import SUPPORTED_VERL
 from verl.sdpo.doctor.finding import FAIL, OK, WARN, Finding, describe
 
 PYTHONS = ((3, 10), (3, 12))
-# verl/third_party/vllm/__init__.py and verl/workers/rollout/sglang_rollout/async_sglang_server.py of verl 0.9.1
+# Oldest version, and module. verl refuses older ones of vLLM (verl/third_party/vllm/__init__.py). For SGLang it states
+# no minimum; this is the oldest that its code provides for (verl/workers/rollout/sglang_rollout/async_sglang_server.py).
 ENGINES = {"vllm": ("0.18.0", "verl.third_party.vllm"), "sglang": ("0.5.5", "sglang")}
 INSTALL = "Install it as docs/installation.md says."
 
@@ -57,7 +58,6 @@ def check_verl(module=verl) -> Finding:
 
 def changed_files(distribution: importlib.metadata.Distribution) -> list[str]:
     """Python files of a distribution that are missing or differ from what its wheel brought."""
-
     changed = []
     for file in distribution.files or []:
         if file.suffix == ".py" and file.hash:
@@ -104,12 +104,12 @@ def check_engine(name: str) -> Finding:
     except importlib.metadata.PackageNotFoundError:
         return Finding(FAIL, name, "not installed", INSTALL)
     if Version(version) < Version(minimum):
-        return Finding(FAIL, name, f"{version}, but verl {SUPPORTED_VERL} needs {minimum} or newer", INSTALL)
+        return Finding(FAIL, name, f"{version}, but verl {SUPPORTED_VERL} provides for {minimum} and newer", INSTALL)
     try:
         importlib.import_module(module)
     except Exception as error:
         return Finding(FAIL, name, f"{version}: {describe(error)}", f"It does not fit the other packages. {INSTALL}")
-    return Finding(OK, name, f"{version} (verl accepts {minimum} and newer)")
+    return Finding(OK, name, f"{version} (verl provides for {minimum} and newer)")
 
 
 def check_attention(model) -> Finding:

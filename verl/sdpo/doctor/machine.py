@@ -129,7 +129,7 @@ def missing_model(path: str) -> Finding:
     """A model that is not on this disk: fatal where it cannot be downloaded either."""
     found = f"{path} is not on this disk; sizes were not checked"
     offline = os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "on", "yes")
-    if offline or path.startswith(("/", ".", "~")):
+    if offline or path.startswith(("/", ".", "~")) or path.count("/") > 1:
         fix = "Set actor_rollout_ref.model.path to a model's folder, or download it on a machine with network."
         return Finding(FAIL, "model", found, fix)
     return Finding(WARN, "model", found, f"It is downloaded at the start; to check first: hf download {path}")
@@ -154,7 +154,8 @@ def check_capacity(config) -> Iterator[Finding]:
         model = read_model(path, trust_remote_code=config.actor_rollout_ref.model.trust_remote_code)
     # Files that are missing or broken, an architecture unknown to transformers, the model's own code that does not run.
     except (OSError, ValueError, ImportError, AttributeError) as error:
-        yield missing_model(path) if not Path(path).is_dir() else broken_model(path, error)
+        is_missing = isinstance(error, OSError) and not Path(path).is_dir()
+        yield missing_model(path) if is_missing else broken_model(path, error)
         return
     yield Finding(OK, "model", f"{path}, {model.parameters / 1e9:.2f} billion parameters")
     need = estimate(config, model)

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from netrc import netrc
+from netrc import NetrcParseError, netrc
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -55,6 +55,13 @@ def check_data(key: str, files) -> Iterator[Finding]:
             yield Finding(OK, subject, f"{path}, {metadata.num_rows} rows")
 
 
+def has_login(file: Path, host: str) -> bool:
+    try:
+        return file.is_file() and netrc(file).authenticators(host) is not None
+    except NetrcParseError:
+        return False
+
+
 def check_wandb(loggers) -> Iterator[Finding]:
     """Whether wandb, if it is a logger, will know who logs in; it asks on the terminal otherwise."""
     if "wandb" not in ([loggers] if isinstance(loggers, str) else loggers or []):
@@ -64,7 +71,7 @@ def check_wandb(loggers) -> Iterator[Finding]:
     file = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
     if mode != "online":
         yield Finding(OK, "wandb", f"WANDB_MODE={mode}")
-    elif os.environ.get("WANDB_API_KEY") or (file.is_file() and netrc(file).authenticators(host)):
+    elif os.environ.get("WANDB_API_KEY") or has_login(file, host):
         yield Finding(OK, "wandb", f"there is a login for {host}")
     else:
         fix = "wandb login, or WANDB_MODE=offline, or a trainer.logger without wandb."

@@ -15,7 +15,7 @@ from verl.sdpo.doctor.finding import FAIL, OK, WARN, Finding, describe
 
 PYTHONS = ((3, 10), (3, 12))
 # Oldest version, and module. verl refuses older ones of vLLM (verl/third_party/vllm/__init__.py). For SGLang it states
-# no minimum; this is the oldest that its code provides for (verl/workers/rollout/sglang_rollout/async_sglang_server.py).
+# no minimum; this is the oldest that its code provides for (workers/rollout/sglang_rollout/async_sglang_server.py).
 ENGINES = {"vllm": ("0.18.0", "verl.third_party.vllm"), "sglang": ("0.5.5", "sglang")}
 INSTALL = "Install it as docs/installation.md says."
 

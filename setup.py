@@ -10,6 +10,7 @@ setup(
     packages=[
         "verl.sdpo",
         "verl.sdpo.cpu",
+        "verl.sdpo.test_time",
         "verl.utils.reward_score.feedback",
         "verl.utils.reward_score.feedback.sandbox",
         "verl.utils.reward_score.feedback.sandbox.jail",

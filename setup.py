@@ -11,6 +11,7 @@ setup(
         "verl.sdpo",
         "verl.sdpo.cpu",
         "verl.sdpo.doctor",
+        "verl.sdpo.test_time",
         "verl.utils.reward_score.feedback",
         "verl.utils.reward_score.feedback.sandbox",
         "verl.utils.reward_score.feedback.sandbox.jail",

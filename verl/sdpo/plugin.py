@@ -39,6 +39,11 @@ def trainer_mode(loss_mode: str) -> str:
     return TRAINER_MODE if loss_mode == LOSS_MODE else "sync"
 
 
+def steps(budget: int, rollouts: int) -> int:
+    """Resolver `sdpo.steps` of `sdpo_ttt.yaml`: training steps that make at least `budget` attempts."""
+    return -(-budget // rollouts)
+
+
 def register_with_hydra(_module) -> None:
     """Let `--config-name sdpo` be found from any folder, and give Hydra the dataclass's defaults.
 
@@ -76,6 +81,10 @@ def validate_before_ray(module) -> None:
 
             validate_strategy(config)
         validate_rewards(config)
+        if "test_time" in config:
+            from verl.sdpo.test_time.training import validate_test_time
+
+            validate_test_time(config)
         return verl_validate_config(config, *args, **kwargs)
 
     module.validate_config = validate_config
@@ -102,6 +111,7 @@ def register_agent_loop(_module) -> None:
 
 def load() -> None:
     OmegaConf.register_new_resolver("sdpo.trainer_mode", trainer_mode, replace=True)
+    OmegaConf.register_new_resolver("sdpo.steps", steps, replace=True)
     wrapt.register_post_import_hook(register_with_hydra, "hydra")
     wrapt.register_post_import_hook(validate_before_ray, "verl.utils.config")
     wrapt.register_post_import_hook(register_policy_loss, "verl.trainer.ppo.core_algos")

@@ -23,6 +23,8 @@ from verl.sdpo.reprompt import (
     reprompt_metrics,
 )
 from verl.sdpo.stop import StoppableTrainer
+from verl.sdpo.test_time.log import conclusion
+from verl.sdpo.test_time.training import QuestionSearch
 from verl.sdpo.worker import SelfDistillationWorker
 from verl.tools.tool_registry import load_all_tools
 from verl.trainer.ppo.utils import Role
@@ -46,6 +48,7 @@ class SelfDistillationTrainer(StoppableTrainer):
 
     def __init__(self, config: DictConfig):
         self.settings = omega_conf_to_dataclass(config.actor_rollout_ref.actor.self_distillation)
+        self.search = QuestionSearch(config) if "test_time" in config else None
         super().__init__(config)
 
     def _init_resource_pool_mgr(self):
@@ -79,6 +82,8 @@ class SelfDistillationTrainer(StoppableTrainer):
     def _update_actor(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
         with marked_timer("teacher_batch", self.timing_raw, color="cyan"):
             batch = self._add_teacher_rows(batch, metrics)
+        if self._search_is_over():
+            return batch
         batch = super()._update_actor(batch, metrics)
         for name in [name for name in metrics if name.startswith("actor/self_distillation/")]:
             metrics[name.removeprefix("actor/")] = metrics.pop(name)
@@ -92,6 +97,8 @@ class SelfDistillationTrainer(StoppableTrainer):
             raise ValueError("the batch has images, video or audio: SDPO supports text only. Train on text prompts.")
         self._check_graders(batch, data, metrics)
         rollouts = self._rollouts(batch, data)
+        if self.search is not None:
+            self._log_attempts(self.search, batch, data, rollouts)
         rng = random.Random(f"{self.settings.demonstration_seed}/{self.global_steps}")
         prompts = build_teacher_prompts(rollouts, self.settings, rng)
         rows = list(data["input_ids"].unbind())
@@ -124,6 +131,33 @@ class SelfDistillationTrainer(StoppableTrainer):
         )
         batch.extra_info.update(extra_info)
         return batch
+
+    def _load_checkpoint(self) -> None:
+        super()._load_checkpoint()
+        if self.search is not None:
+            note = self.search.resume(self.global_steps)
+            if note:
+                logger.warning(note)
+            self._search_is_over()
+
+    def _log_attempts(
+        self, search: QuestionSearch, batch: KVBatchMeta, data: TensorDict, rollouts: Sequence[Rollout]
+    ) -> None:
+        extra_fields, input_ids, responses = plain(data["extra_fields"]), data["input_ids"], data["responses"]
+        lengths = input_ids.offsets().diff().tolist(), responses.offsets().diff().tolist()
+        real = [i for i, tag in enumerate(batch.tags) if not tag.get("is_padding", False)]
+        for i in sorted(real, key=lambda i: rollouts[i].attempt):
+            tokens = lengths[0][i] - lengths[1][i], lengths[1][i]
+            search.record(self.global_steps, rollouts[i].response, tokens, extra_fields[i]["reward_extra_info"])
+
+    def _search_is_over(self) -> bool:
+        """Whether the question of a test-time run needs no more attempts; then verl's loop ends after this step."""
+        if self.search is None or not self.search.over:
+            return False
+        # verl's fit() goes on while global_steps <= total_training_steps.
+        self.total_training_steps = self.global_steps
+        logger.warning(conclusion(self.search.log))
+        return True
 
     def _check_graders(self, batch: KVBatchMeta, data: TensorDict, metrics: dict) -> None:
         """Count the samples that the reward function could not grade (`grader_error`), and stop when they are many."""

@@ -1,0 +1,21 @@
+"""Best-of-k baseline: sample the question until an attempt passes the public and the hidden tests.
+
+python baseline_multiturn/best_of_k.py --data-dir lcb_v6_singles/q_120 --run-name best_of_k_q120
+
+Start it again to go on where it stopped. See docs/test-time.md.
+"""
+
+from verl.sdpo.test_time.command import argument_parser, run
+from verl.sdpo.test_time.search import best_of_k
+
+
+def main() -> None:
+    parser = argument_parser(__doc__)
+    parser.add_argument("--batch", type=int, default=64, help="attempts that vLLM samples at once (%(default)s)")
+    args = parser.parse_args()
+    run(args, "best_of_k", lambda search: best_of_k(search, args.batch))
+
+
+# vLLM starts processes that import this file again.
+if __name__ == "__main__":
+    main()

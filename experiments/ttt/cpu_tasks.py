@@ -1,0 +1,49 @@
+"""Writes the questions of run_cpu.sh: tool calls like the quickstart's, with more arguments, so that its model rarely
+gets them right.
+
+python -m experiments.ttt.cpu_tasks FOLDER
+
+Each question gets a folder q_{number} with train.parquet (public tests) and test.parquet (hidden tests), which here are
+the same: the one JSON object that answers it.
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from experiments.quickstart.environment import WORDINGS, Task
+from experiments.quickstart.make_data import FILES, to_row
+
+CALLS = (
+    {"tool": "weather", "city": "Oslo", "day": "Friday", "time": "8:15"},
+    {"tool": "alarm", "time": "6:45", "day": "Monday", "room": "bedroom"},
+    {"tool": "music", "artist": "Bowie", "room": "kitchen", "time": "9:30"},
+    {"tool": "lights", "room": "garage", "color": "green", "day": "Sunday"},
+    {"tool": "map", "place": "harbor", "city": "Lima", "day": "Tuesday", "time": "7:00"},
+    {"tool": "music", "artist": "Queen", "room": "office", "day": "Thursday", "time": "5:30"},
+)
+
+
+def to_task(call: dict[str, str]) -> Task:
+    *most, last = (f'"{key}"' for key in call)
+    facts = " ".join(f"The {key} is {value}." for key, value in call.items())
+    return Task(WORDINGS[0].format(keys=f"{', '.join(most)} and {last}", facts=facts), call)
+
+
+def write_questions(folder: Path) -> None:
+    for number, call in enumerate(CALLS, 1):
+        question = folder / f"q_{number}"
+        question.mkdir(parents=True, exist_ok=True)
+        for split, name in FILES.items():
+            scratch = question / f".{name}.{os.getpid()}"
+            pq.write_table(pa.Table.from_pylist([to_row(to_task(call), split, number)]), scratch)
+            os.replace(scratch, question / name)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    write_questions(parser.parse_args().folder)

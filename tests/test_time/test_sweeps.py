@@ -1,0 +1,80 @@
+"""The sweeps, without running anything: their questions, names and command lines."""
+
+import os
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from verl.sdpo.test_time.command import argument_parser
+
+SWEEPS = Path(__file__).parents[2] / "experiments" / "ttt"
+# https://github.com/lasgroup/SDPO, experiments/ttt/run_multiturn_all.sh
+PUBLISHED = [
+    "1",
+    "3",
+    "10",
+    "43",
+    "46",
+    "59",
+    "69",
+    "74",
+    "86",
+    "91",
+    "92",
+    "95",
+    "100",
+    "103",
+    "111",
+    "120",
+    "125",
+    "127",
+    "129",
+]
+
+
+def sweep(script: str, *arguments: str, folder: Path, **environment: str) -> str:
+    run = subprocess.run(
+        ["bash", SWEEPS / script, *arguments],
+        env={"PATH": os.environ["PATH"], "SDPO_DIR": str(folder), **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
+@pytest.mark.parametrize(
+    ("script", "method", "program"),
+    [
+        ("run_multiturn_all.sh", "multi_turn", "multiturn.py"),
+        ("run_best_of_k_all.sh", "best_of_k", "best_of_k.py"),
+    ],
+)
+def test_every_published_question_is_prompted_once_per_seed(tmp_path, script, method, program):
+    output = sweep(script, "--local", "--dry-run", "--", "--budget", "9", folder=tmp_path, SEEDS="0 1")
+    runs = output.replace("\\\n", "").split("# ----- ")[1:]
+    assert [run.split()[0] for run in runs] == [f"{method}_q{q}_seed{seed}" for seed in (0, 1) for q in PUBLISHED]
+    command = shlex.split(runs[0].splitlines()[-1])
+    assert f"export RUN_DIR={tmp_path}/outputs/ttt/{method}_q1_seed0" in runs[0]
+    args = argument_parser(None).parse_args(command[command.index(f"baseline_multiturn/{program}") + 1 :])
+    assert args.data_dir == tmp_path / "lcb_v6_singles" / "q_1"
+    assert (args.run_name, args.model, args.seed, args.budget) == (f"{method}_q1_seed0", "Qwen/Qwen3-8B", 0, 9)
+
+
+def test_every_published_question_is_trained_on_once_per_seed(tmp_path):
+    lines = sweep("run_sdpo_all.sh", "--list", "a.b=1", folder=tmp_path, SEEDS="0 1").splitlines()
+    first = (
+        "sdpo_q1_seed0\tsdpo_ttt\tlcb_v6_singles/q_1\tvars.seed=0\tactor_rollout_ref.model.path=Qwen/Qwen3-8B\ta.b=1"
+    )
+    assert lines[0] == first
+    assert [line.split("\t")[0] for line in lines] == [f"sdpo_q{q}_seed{seed}" for seed in (0, 1) for q in PUBLISHED]
+
+
+def test_the_attempts_of_a_training_are_logged_in_its_run_folder(tmp_path):
+    (tmp_path / "singles" / "q_5").mkdir(parents=True)
+    output = sweep("run_sdpo_all.sh", "--local", "--dry-run", folder=tmp_path, QUESTIONS="5", SINGLES="singles")
+    assert f"export RUN_DIR={tmp_path}/outputs/ttt/sdpo_q5_seed0" in output
+    assert "TASK=singles/q_5" in output

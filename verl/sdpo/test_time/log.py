@@ -1,0 +1,123 @@
+"""The log of one search: a header line with its configuration, then one JSON line per attempt, in order.
+
+Names end in `.attempts.jsonl`. A log is complete when its last attempt is confirmed or the budget is used up.
+"""
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+SUFFIX = ".attempts.jsonl"
+SET_ASIDE = ".set-aside"
+
+
+def read_log(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The configuration and the attempts of a log, whose last line may still be in the making.
+
+    Raises:
+        ValueError: the file is no log of attempts 1, 2, ...; names the line.
+    """
+    complete, _, _ = path.read_bytes().rpartition(b"\n")
+    config: dict[str, Any] = {}
+    records: list[dict[str, Any]] = []
+    for number, line in enumerate(complete.splitlines()):
+        try:
+            entry = json.loads(line)
+            usable = "config" in entry if number == 0 else entry["attempt"] == number
+        except (ValueError, TypeError, KeyError):
+            usable = False
+        if not usable:
+            expected = f"attempt {number}" if number else "the header with `config`"
+            raise ValueError(f"{path}, line {number + 1}: expected {expected} as JSON, got {line[:100]!r}.")
+        if number == 0:
+            config = entry["config"]
+        else:
+            records.append(entry)
+    return config, records
+
+
+class AttemptLog:
+    """Appends attempts, and goes on where an interrupted run stopped.
+
+    A line that was cut off in the middle is moved to a file beside the log, whose name ends in `.set-aside`.
+
+    Raises:
+        ValueError: at construction, when the log belongs to another configuration or another running process.
+    """
+
+    def __init__(self, path: Path, config: Mapping[str, Any]):
+        self.path, self.config = path, json.loads(json.dumps(config))
+        self.records: list[dict[str, Any]] = []
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("ab")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(f"{path} is being written by another process. Wait for it, or end it.") from error
+        content = path.read_bytes()
+        self._cut(content.rfind(b"\n") + 1)
+        if path.stat().st_size:
+            self._resume()
+        else:
+            self._write({"config": self.config, "started": time.time()})
+
+    def _resume(self) -> None:
+        found, self.records = read_log(self.path)
+        differing = sorted(k for k in found.keys() | self.config.keys() if found.get(k) != self.config.get(k))
+        if differing:
+            changes = "; ".join(f"{k} was {found.get(k)!r:.100}, now {self.config.get(k)!r:.100}" for k in differing)
+            raise ValueError(f"{self.path} was begun differently: {changes}. Repeat that, or take another run name.")
+
+    def _write(self, entry: Mapping[str, Any]) -> None:
+        self._file.write(json.dumps(entry, ensure_ascii=False).encode() + b"\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def _cut(self, size: int) -> None:
+        """Move what follows the first `size` bytes to the file beside the log."""
+        rest = self.path.read_bytes()[size:]
+        if rest:
+            with self.path.with_name(self.path.name + SET_ASIDE).open("ab") as file:
+                file.write(rest.rstrip(b"\n") + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+            os.truncate(self.path, size)
+
+    def append(self, **fields: Any) -> dict[str, Any]:
+        """Write the next attempt; it gets its number here."""
+        record = {"attempt": len(self.records) + 1, "timestamp": time.time(), **fields}
+        self._write(record)
+        self.records.append(record)
+        return record
+
+    def keep(self, count: int) -> int:
+        """Move all attempts after the first `count` beside the log, because they will be made again; says how many."""
+        lines = self.path.read_bytes().splitlines(keepends=True)
+        surplus = len(self.records) - count
+        if surplus > 0:
+            self._cut(sum(map(len, lines[: 1 + count])))
+            del self.records[count:]
+        return max(surplus, 0)
+
+    @property
+    def solved(self) -> bool:
+        return bool(self.records) and self.records[-1]["confirmed"]
+
+    @property
+    def left(self) -> int:
+        """Attempts that may still be made."""
+        return 0 if self.solved else max(self.config["budget"] - len(self.records), 0)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def conclusion(log: AttemptLog) -> str:
+    question = log.config["question_id"]
+    if log.solved:
+        return f"{question}: SOLVED by attempt {len(log.records)}, confirmed on the hidden tests. {log.path}"
+    return f"{question}: not solved within the budget of {len(log.records)} attempts. {log.path}"

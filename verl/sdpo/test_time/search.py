@@ -1,0 +1,168 @@
+"""Prompting methods: multi-turn (prompts hold the feedback so far) and best-of-k (every prompt is the question)."""
+
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+from verl.sdpo.config import SelfDistillationConfig
+from verl.sdpo.reprompt import fill, text_of
+from verl.sdpo.test_time.grading import SUCCESS, Question
+from verl.sdpo.test_time.log import AttemptLog
+
+Chat = list[dict[str, Any]]
+
+TEMPLATES = ("feedback_only", "attempt_and_feedback")
+CLOSING = SelfDistillationConfig.reprompt_template.rpartition("\n\n")[2]
+# Graders wait for the sandbox, which has its own limit on running programs.
+GRADING_THREADS = 16
+
+
+class Generation(NamedTuple):
+    text: str
+    tokens: int
+    truncated: bool
+    """Cut by the length limit."""
+
+
+class Engine(Protocol):
+    def count_tokens(self, chat: Chat) -> int:
+        """Tokens of the rendered chat, generation header included."""
+
+    def generate(self, chat: Chat, seeds: Sequence[int]) -> list[Generation]:
+        """One response to the chat per sampling seed."""
+
+
+@dataclass
+class Search:
+    """What both methods need."""
+
+    question: Question
+    engine: Engine
+    grade: Callable[[str, bool], dict[str, Any]]
+    """From a response and whether it was cut to the result of `grading.grade`."""
+    log: AttemptLog
+    max_context: int
+    """Longest prompt, in tokens."""
+    report: Callable[[str, dict[str, Any] | None], None] = lambda line, record: None
+    """Gets each line for the user, with the attempt that it is about."""
+
+    def attempt_seed(self, attempt: int) -> int:
+        """A sampling seed that depends on the run's seed and the attempt's number only, so that a resume repeats it."""
+        return zlib.crc32(f"{self.log.config['seed']}/{attempt}".encode())
+
+    def make(self, chat: Chat, count: int, **fields: Any) -> None:
+        """Sample the next `count` attempts with one prompt, grade them, log them up to the first confirmed one."""
+        first, started = len(self.log.records) + 1, time.monotonic()
+        prompt_tokens = self.engine.count_tokens(chat)
+        generations = self.engine.generate(chat, [self.attempt_seed(first + i) for i in range(count)])
+        with ThreadPoolExecutor(GRADING_THREADS) as pool:
+            results = pool.map(lambda generation: self.grade(generation.text, generation.truncated), generations)
+            for generation, result in zip(generations, results, strict=True):
+                record = self.log.append(
+                    response=generation.text,
+                    prompt_tokens=prompt_tokens,
+                    response_tokens=generation.tokens,
+                    **fields,
+                    **result_fields(result),
+                )
+                self.report(self._progress(record, time.monotonic() - started), record)
+                if record["confirmed"]:
+                    return
+
+    def _progress(self, record: dict[str, Any], seconds: float) -> str:
+        best = max(attempt["metrics"].get("acc", attempt["reward"]) for attempt in self.log.records)
+        outcome = ""
+        if record["hidden"] is not None:
+            outcome = "  CONFIRMED on the hidden tests" if record["confirmed"] else "  passes the public tests only"
+        return (
+            f"{self.question.id}  attempt {record['attempt']}/{self.log.config['budget']}  reward "
+            f"{record['reward']:.2f} (best share of public tests so far {best:.2f})  tokens "
+            f"{record['prompt_tokens']} + {record['response_tokens']}  {seconds:.1f} s{outcome}"
+        )
+
+
+def result_fields(result: dict[str, Any]) -> dict[str, Any]:
+    """A result of `grading.grade` as fields of the log."""
+    metrics = {key: value for key, value in result.items() if key not in ("score", "hidden", "confirmed")}
+    return {
+        "reward": result["score"],
+        "confirmed": result["confirmed"],
+        "hidden": result["hidden"],
+        "metrics": metrics,
+    }
+
+
+def best_of_k(search: Search, batch: int) -> None:
+    """Sample the question itself, `batch` attempts at a time, until one is confirmed or the budget is used up."""
+    _check_question(search)
+    while search.log.left:
+        search.make(search.question.messages, min(batch, search.log.left))
+
+
+def multi_turn(search: Search, template: str) -> None:
+    """Sample with all feedback so far in the prompt, until one is confirmed or the budget is used up.
+
+    The oldest feedback is dropped for good when the prompt is longer than `max_context`.
+    """
+    if template not in TEMPLATES:
+        raise ValueError(f"template={template!r}: expected one of {', '.join(TEMPLATES)}.")
+    _check_question(search)
+    history = [usable for record in search.log.records for usable in _to_history(record)]
+    dropped = search.log.records[-1]["dropped"] if search.log.records else 0
+    while search.log.left:
+        before = dropped
+        chat = _chat(search.question.messages, history[dropped:], template)
+        while search.engine.count_tokens(chat) > search.max_context:
+            dropped += 1
+            chat = _chat(search.question.messages, history[dropped:], template)
+        if dropped > before:
+            search.report(
+                f"{search.question.id}  the context of {search.max_context} tokens is full: dropped the oldest "
+                f"{dropped - before} of {len(history) - before} feedbacks, {dropped} in all",
+                None,
+            )
+        search.make(chat, 1, dropped=dropped)
+        history += _to_history(search.log.records[-1])
+
+
+class Turn(NamedTuple):
+    response: str
+    feedback: str
+
+
+def _to_history(record: dict[str, Any]) -> list[Turn]:
+    """What later prompts show of an attempt: nothing if it passed the public tests, because all there is to say is
+    that hidden tests failed, which no prompt may tell; nothing if the environment said nothing."""
+    feedback = record["metrics"].get("feedback") or ""
+    return [Turn(record["response"], feedback)] if record["reward"] < SUCCESS and feedback.strip() else []
+
+
+def _chat(question: Chat, turns: Sequence[Turn], template: str) -> Chat:
+    if not turns:
+        return question
+    if template == "attempt_and_feedback":
+        return question + [message for turn in turns for message in _exchange(turn)]
+    *before, last = question
+    return [*before, {**last, "content": f"{text_of(last['content'])}\n\n{_say([turn.feedback for turn in turns])}"}]
+
+
+def _exchange(turn: Turn) -> Chat:
+    return [{"role": "assistant", "content": turn.response}, {"role": "user", "content": _say([turn.feedback])}]
+
+
+def _say(feedbacks: Sequence[str]) -> str:
+    """Feedback in the words of SDPO's teacher prompt."""
+    section = fill(SelfDistillationConfig.feedback_template, feedback_raw="\n\n".join(feedbacks)).strip()
+    return f"{section}\n\n{CLOSING}"
+
+
+def _check_question(search: Search) -> None:
+    length = search.engine.count_tokens(search.question.messages)
+    if length > search.max_context:
+        raise ValueError(
+            f"question {search.question.id} alone has {length} tokens with the chat template, more than "
+            f"--max-context {search.max_context}. Raise it."
+        )

@@ -1,11 +1,17 @@
 """The platform class through which verl reaches the device."""
 
+import ctypes
 import resource
 from contextlib import contextmanager
 
 import torch
 
 from verl.plugin.platform import PlatformBase
+
+
+def give_memory_back() -> None:
+    """Return freed memory to the system; glibc otherwise keeps what lies between living allocations."""
+    ctypes.CDLL(None).malloc_trim(0)
 
 
 class CPUDeviceModule:
@@ -41,9 +47,12 @@ class CPUDeviceModule:
     manual_seed_all = manual_seed
 
     def empty_cache(self) -> None:
+        give_memory_back()
+
+    def ipc_collect(self) -> None:
         pass
 
-    ipc_collect = reset_peak_memory_stats = empty_cache
+    reset_peak_memory_stats = ipc_collect
 
 
 class PlatformCPU(PlatformBase):
@@ -82,7 +91,7 @@ class PlatformCPU(PlatformBase):
         pass
 
     def empty_cache(self) -> None:
-        pass
+        give_memory_back()
 
     def get_device_capability(self, device_index: int = 0) -> tuple[None, None]:
         return None, None

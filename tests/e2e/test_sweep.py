@@ -32,7 +32,6 @@ class Sweep:
             "trainer.val_before_train=False",
             "trainer.test_freq=-1",
             "trainer.save_freq=1",
-            "trainer.total_training_steps=2",
         ]
         self.folder = folder
         self.environment = {
@@ -49,9 +48,10 @@ class Sweep:
             "SDPO_CKPT_DIR": str(folder / "checkpoints"),
         }
 
-    def start(self) -> subprocess.Popen:
+    def start(self, *, steps: int) -> subprocess.Popen:
+        command = [*self.command, f"trainer.total_training_steps={steps}"]
         return subprocess.Popen(
-            self.command, env=self.environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+            command, env=self.environment, stderr=subprocess.PIPE, text=True, start_new_session=True
         )
 
     def end(self, process: subprocess.Popen) -> tuple[int, str]:
@@ -66,8 +66,10 @@ class Sweep:
         (folder,) = (self.folder / "checkpoints").glob("*")
         return folder
 
-    def saved_steps(self) -> list[str]:
-        return [path.read_text() for path in self.folder.glob("checkpoints/*/latest_checkpointed_iteration.txt")]
+    def saved_step(self) -> int:
+        """The last step of which there is a checkpoint, 0 if none."""
+        found = [path.read_text() for path in self.folder.glob("checkpoints/*/latest_checkpointed_iteration.txt")]
+        return int(found[0] or 0) if found else 0
 
     def steps(self) -> list[list[int]]:
         """The training steps of every attempt."""
@@ -93,38 +95,41 @@ def sweep(tmp_path, tiny_model, tiny_data):
 
 def test_killed_sdpo_run_continues_from_its_checkpoint(sweep):
     sdpo = sweep("run_sdpo.sh")
-    process = sdpo.start()
+    process = sdpo.start(steps=10_000)
     try:
-        wait_for(lambda: sdpo.saved_steps() == ["1"], process)
+        wait_for(sdpo.saved_step, process)
         process.send_signal(signal.SIGTERM)
     finally:
         status, stderr = sdpo.end(process)
     assert (status, "interrupted; start it again to continue" in stderr) == (143, True), stderr
     assert not sdpo.is_complete()
 
-    status, stderr = sdpo.end(sdpo.start())
+    saved = sdpo.saved_step()
+    status, stderr = sdpo.end(sdpo.start(steps=saved + 1))
     assert (status, sdpo.is_complete()) == (0, True), stderr
-    assert sdpo.steps()[1] == [2]
-    assert sdpo.saved_steps() == ["2"]
+    assert sdpo.steps()[1] == [saved + 1]
+    assert sdpo.saved_step() == saved + 1
 
-    status, stderr = sdpo.end(sdpo.start())
+    status, stderr = sdpo.end(sdpo.start(steps=saved + 1))
     assert (status, stderr.endswith("# 0 ran, 1 skipped, 0 failed\n")) == (0, True)
     assert len(sdpo.steps()) == 2
 
 
 def test_grpo_run_that_is_asked_to_stop_saves_and_continues(sweep):
-    """As Slurm's signal asks. verl would not save here: save_freq is 25."""
+    """As Slurm's signal asks. verl would not save here: save_freq is out of reach."""
     grpo = sweep("run_baseline_grpo.sh")
-    grpo.command.append("trainer.save_freq=25")
-    process = grpo.start()
+    grpo.command.append("trainer.save_freq=10000")
+    process = grpo.start(steps=10_000)
     try:
         wait_for(lambda: list(grpo.folder.glob("logs/*/metrics-*.jsonl")), process)
         (grpo.checkpoints / "stop").touch()
     finally:
         status, stderr = grpo.end(process)
     assert (status, "stopped on request after a checkpoint" in stderr) == (1, True), stderr
-    assert (grpo.steps(), grpo.saved_steps(), grpo.is_complete()) == ([[1]], ["1"], False)
+    saved = grpo.saved_step()
+    assert grpo.steps() == [list(range(1, saved + 1))]
+    assert not grpo.is_complete()
 
-    status, stderr = grpo.end(grpo.start())
+    status, stderr = grpo.end(grpo.start(steps=saved + 1))
     assert (status, grpo.is_complete()) == (0, True), stderr
-    assert grpo.steps() == [[1], [2]]
+    assert grpo.steps()[1] == [saved + 1]

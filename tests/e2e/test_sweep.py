@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e import tiny
-from tests.e2e.conftest import TIMEOUT_S, kill_group
+from tests.e2e.conftest import TIMEOUT_S
 
 pytestmark = pytest.mark.e2e
 
@@ -34,6 +34,7 @@ class Sweep:
             "trainer.save_freq=1",
         ]
         self.folder = folder
+        self.processes: list[subprocess.Popen] = []
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("WANDB_", "SITE_"))},
             "VERL_PLATFORM": "cpu",
@@ -50,16 +51,8 @@ class Sweep:
 
     def start(self, *, steps: int) -> subprocess.Popen:
         command = [*self.command, f"trainer.total_training_steps={steps}"]
-        return subprocess.Popen(
-            command, env=self.environment, stderr=subprocess.PIPE, text=True, start_new_session=True
-        )
-
-    def end(self, process: subprocess.Popen) -> tuple[int, str]:
-        try:
-            _, stderr = process.communicate(timeout=TIMEOUT_S)
-        finally:
-            kill_group(process.pid)
-        return process.returncode, stderr
+        self.processes.append(subprocess.Popen(command, env=self.environment, stderr=subprocess.PIPE, text=True))
+        return self.processes[-1]
 
     @property
     def checkpoints(self) -> Path:
@@ -88,29 +81,42 @@ def wait_for(condition, process: subprocess.Popen) -> None:
         time.sleep(0.1)
 
 
+def ended(process: subprocess.Popen) -> tuple[int, str]:
+    _, stderr = process.communicate(timeout=TIMEOUT_S)
+    return process.returncode, stderr
+
+
 @pytest.fixture
 def sweep(tmp_path, tiny_model, tiny_data):
-    return lambda script: Sweep(script, tmp_path / "with a space", tiny_model, tiny_data)
+    sweeps = []
+
+    def make(script: str) -> Sweep:
+        sweeps.append(Sweep(script, tmp_path / "with a space", tiny_model, tiny_data))
+        return sweeps[-1]
+
+    yield make
+    for process in [process for sweep in sweeps for process in sweep.processes if process.poll() is None]:
+        # The launcher ends everything that it started.
+        process.terminate()
+        process.communicate(timeout=TIMEOUT_S)
 
 
 def test_killed_sdpo_run_continues_from_its_checkpoint(sweep):
     sdpo = sweep("run_sdpo.sh")
     process = sdpo.start(steps=10_000)
-    try:
-        wait_for(sdpo.saved_step, process)
-        process.send_signal(signal.SIGTERM)
-    finally:
-        status, stderr = sdpo.end(process)
+    wait_for(sdpo.saved_step, process)
+    process.send_signal(signal.SIGTERM)
+    status, stderr = ended(process)
     assert (status, "interrupted; start it again to continue" in stderr) == (143, True), stderr
     assert not sdpo.is_complete()
 
     saved = sdpo.saved_step()
-    status, stderr = sdpo.end(sdpo.start(steps=saved + 1))
+    status, stderr = ended(sdpo.start(steps=saved + 1))
     assert (status, sdpo.is_complete()) == (0, True), stderr
     assert sdpo.steps()[1] == [saved + 1]
     assert sdpo.saved_step() == saved + 1
 
-    status, stderr = sdpo.end(sdpo.start(steps=saved + 1))
+    status, stderr = ended(sdpo.start(steps=saved + 1))
     assert (status, stderr.endswith("# 0 ran, 1 skipped, 0 failed\n")) == (0, True)
     assert len(sdpo.steps()) == 2
 
@@ -120,16 +126,14 @@ def test_grpo_run_that_is_asked_to_stop_saves_and_continues(sweep):
     grpo = sweep("run_baseline_grpo.sh")
     grpo.command.append("trainer.save_freq=10000")
     process = grpo.start(steps=10_000)
-    try:
-        wait_for(lambda: list(grpo.folder.glob("logs/*/metrics-*.jsonl")), process)
-        (grpo.checkpoints / "stop").touch()
-    finally:
-        status, stderr = grpo.end(process)
+    wait_for(lambda: list(grpo.folder.glob("logs/*/metrics-*.jsonl")), process)
+    (grpo.checkpoints / "stop").touch()
+    status, stderr = ended(process)
     assert (status, "stopped on request after a checkpoint" in stderr) == (1, True), stderr
     saved = grpo.saved_step()
     assert grpo.steps() == [list(range(1, saved + 1))]
     assert not grpo.is_complete()
 
-    status, stderr = grpo.end(grpo.start(steps=saved + 1))
+    status, stderr = ended(grpo.start(steps=saved + 1))
     assert (status, grpo.is_complete()) == (0, True), stderr
     assert grpo.steps()[1] == [saved + 1]

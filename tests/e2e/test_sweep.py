@@ -1,4 +1,4 @@
-"""The sweeps of the paper on this machine: their own scripts, shrunken by overrides to the CPU and a tiny model."""
+"""A sweep of the paper on this machine: its own script, shrunken by overrides to the CPU and a tiny model."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e import tiny
-from tests.e2e.conftest import TIMEOUT_S, kill_group
+from tests.e2e.conftest import TIMEOUT_S
 
 pytestmark = pytest.mark.e2e
 
@@ -32,9 +32,9 @@ class Sweep:
             "trainer.val_before_train=False",
             "trainer.test_freq=-1",
             "trainer.save_freq=1",
-            "trainer.total_training_steps=2",
         ]
         self.folder = folder
+        self.processes: list[subprocess.Popen] = []
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("WANDB_", "SITE_"))},
             "VERL_PLATFORM": "cpu",
@@ -49,25 +49,15 @@ class Sweep:
             "SDPO_CKPT_DIR": str(folder / "checkpoints"),
         }
 
-    def start(self) -> subprocess.Popen:
-        return subprocess.Popen(
-            self.command, env=self.environment, stderr=subprocess.PIPE, text=True, start_new_session=True
-        )
+    def start(self, *, steps: int) -> subprocess.Popen:
+        command = [*self.command, f"trainer.total_training_steps={steps}"]
+        self.processes.append(subprocess.Popen(command, env=self.environment, stderr=subprocess.PIPE, text=True))
+        return self.processes[-1]
 
-    def end(self, process: subprocess.Popen) -> tuple[int, str]:
-        try:
-            _, stderr = process.communicate(timeout=TIMEOUT_S)
-        finally:
-            kill_group(process.pid)
-        return process.returncode, stderr
-
-    @property
-    def checkpoints(self) -> Path:
-        (folder,) = (self.folder / "checkpoints").glob("*")
-        return folder
-
-    def saved_steps(self) -> list[str]:
-        return [path.read_text() for path in self.folder.glob("checkpoints/*/latest_checkpointed_iteration.txt")]
+    def saved_step(self) -> int:
+        """The last step of which there is a checkpoint, 0 if none."""
+        found = [path.read_text() for path in self.folder.glob("checkpoints/*/latest_checkpointed_iteration.txt")]
+        return int(found[0] or 0) if found else 0
 
     def steps(self) -> list[list[int]]:
         """The training steps of every attempt."""
@@ -86,45 +76,41 @@ def wait_for(condition, process: subprocess.Popen) -> None:
         time.sleep(0.1)
 
 
+def ended(process: subprocess.Popen) -> tuple[int, str]:
+    _, stderr = process.communicate(timeout=TIMEOUT_S)
+    return process.returncode, stderr
+
+
 @pytest.fixture
 def sweep(tmp_path, tiny_model, tiny_data):
-    return lambda script: Sweep(script, tmp_path / "with a space", tiny_model, tiny_data)
+    sweeps = []
+
+    def make(script: str) -> Sweep:
+        sweeps.append(Sweep(script, tmp_path / "with a space", tiny_model, tiny_data))
+        return sweeps[-1]
+
+    yield make
+    for process in [process for sweep in sweeps for process in sweep.processes if process.poll() is None]:
+        # The launcher ends everything that it started.
+        process.terminate()
+        process.communicate(timeout=TIMEOUT_S)
 
 
 def test_killed_sdpo_run_continues_from_its_checkpoint(sweep):
     sdpo = sweep("run_sdpo.sh")
-    process = sdpo.start()
-    try:
-        wait_for(lambda: sdpo.saved_steps() == ["1"], process)
-        process.send_signal(signal.SIGTERM)
-    finally:
-        status, stderr = sdpo.end(process)
+    process = sdpo.start(steps=10_000)
+    wait_for(sdpo.saved_step, process)
+    process.send_signal(signal.SIGTERM)
+    status, stderr = ended(process)
     assert (status, "interrupted; start it again to continue" in stderr) == (143, True), stderr
     assert not sdpo.is_complete()
 
-    status, stderr = sdpo.end(sdpo.start())
+    saved = sdpo.saved_step()
+    status, stderr = ended(sdpo.start(steps=saved + 1))
     assert (status, sdpo.is_complete()) == (0, True), stderr
-    assert sdpo.steps()[1] == [2]
-    assert sdpo.saved_steps() == ["2"]
+    assert sdpo.steps()[1] == [saved + 1]
+    assert sdpo.saved_step() == saved + 1
 
-    status, stderr = sdpo.end(sdpo.start())
+    status, stderr = ended(sdpo.start(steps=saved + 1))
     assert (status, stderr.endswith("# 0 ran, 1 skipped, 0 failed\n")) == (0, True)
     assert len(sdpo.steps()) == 2
-
-
-def test_grpo_run_that_is_asked_to_stop_saves_and_continues(sweep):
-    """As Slurm's signal asks. verl would not save here: save_freq is 25."""
-    grpo = sweep("run_baseline_grpo.sh")
-    grpo.command.append("trainer.save_freq=25")
-    process = grpo.start()
-    try:
-        wait_for(lambda: list(grpo.folder.glob("logs/*/metrics-*.jsonl")), process)
-        (grpo.checkpoints / "stop").touch()
-    finally:
-        status, stderr = grpo.end(process)
-    assert (status, "stopped on request after a checkpoint" in stderr) == (1, True), stderr
-    assert (grpo.steps(), grpo.saved_steps(), grpo.is_complete()) == ([[1]], ["1"], False)
-
-    status, stderr = grpo.end(grpo.start())
-    assert (status, grpo.is_complete()) == (0, True), stderr
-    assert grpo.steps() == [[1], [2]]

@@ -129,9 +129,20 @@ def test_code_environments_feedback_reaches_the_teacher(train, tmp_path):
         assert sample["feedback"] in sample["input"][-1]["content"]
 
 
-def test_grpo_baseline_is_verls_own(train, tmp_path):
-    run = train(tmp_path, "trainer.total_training_steps=1", config="baseline_grpo_cpu")
+def test_grpo_baseline_is_verls_own_and_saves_and_ends_when_asked(train, tmp_path):
+    """As `experiments/` starts it; verl alone would take four steps and save after the last."""
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "stop").touch()
+    run = train(
+        tmp_path,
+        "trainer.v1.trainer_mode=sync_stoppable",
+        "trainer.total_training_steps=4",
+        "trainer.save_freq=1000",
+        config="baseline_grpo_cpu",
+    )
     (step,) = metrics_of(run, tmp_path)
+    assert (tmp_path / "checkpoints" / "latest_checkpointed_iteration.txt").read_text() == "1"
+    assert (tmp_path / "checkpoints" / "stopped").exists()
     assert not [name for name in step if name.startswith("self_distillation/")]
     assert "actor/pg_clipfrac" in step
     assert "SelfDistillation" not in run.stdout

@@ -10,7 +10,7 @@ from tests.experiments.conftest import REPO, SCRIPTS
 
 
 def shell_scripts() -> list[str]:
-    folders = ("baseline_multiturn", "data", "experiments", "tests")
+    folders = ("baseline_multiturn", "data", "docker", "experiments", "tests")
     scripts = [script for folder in folders for script in (REPO / folder).rglob("*.sh")]
     scripts += [REPO / ".ci" / "run", REPO / "experiments" / "site.example.env"]
     return sorted(str(script.relative_to(REPO)) for script in scripts)

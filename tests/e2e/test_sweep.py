@@ -45,6 +45,7 @@ class Sweep:
             "MODELS": str(model),
             "SDPO_DIR": str(data.parent),
             "DATASETS": data.name,
+            "SEEDS": "0 1",
             "SDPO_LOG_DIR": str(folder / "logs"),
             "SDPO_CKPT_DIR": str(folder / "checkpoints"),
         }
@@ -54,18 +55,18 @@ class Sweep:
         self.processes.append(subprocess.Popen(command, env=self.environment, stderr=subprocess.PIPE, text=True))
         return self.processes[-1]
 
-    def saved_step(self) -> int:
-        """The last step of which there is a checkpoint, 0 if none."""
-        found = [path.read_text() for path in self.folder.glob("checkpoints/*/latest_checkpointed_iteration.txt")]
-        return int(found[0] or 0) if found else 0
+    def saved_step(self, seed: int = 0) -> int:
+        """The last step of a run of which there is a checkpoint, 0 if none."""
+        found = list(self.folder.glob(f"checkpoints/*seed{seed}/latest_checkpointed_iteration.txt"))
+        return int(found[0].read_text() or 0) if found else 0
 
-    def steps(self) -> list[list[int]]:
-        """The training steps of every attempt."""
-        files = sorted(self.folder.glob("logs/*/metrics-*.jsonl"))
+    def steps(self, seed: int) -> list[list[int]]:
+        """The training steps of every attempt at a run."""
+        files = sorted(self.folder.glob(f"logs/*seed{seed}/metrics-*.jsonl"))
         return [[record["step"] for record in tiny.read_metrics(file)] for file in files]
 
-    def is_complete(self) -> bool:
-        return len(list(self.folder.glob("logs/*/complete"))) == 1
+    def complete(self) -> int:
+        return len(list(self.folder.glob("logs/*/complete")))
 
 
 def wait_for(condition, process: subprocess.Popen) -> None:
@@ -96,21 +97,22 @@ def sweep(tmp_path, tiny_model, tiny_data):
         process.communicate(timeout=TIMEOUT_S)
 
 
-def test_killed_sdpo_run_continues_from_its_checkpoint(sweep):
+def test_killed_sweep_continues_from_its_checkpoint(sweep):
     sdpo = sweep("run_sdpo.sh")
     process = sdpo.start(steps=10_000)
     wait_for(sdpo.saved_step, process)
     process.send_signal(signal.SIGTERM)
     status, stderr = ended(process)
     assert (status, "interrupted; start it again to continue" in stderr) == (143, True), stderr
-    assert not sdpo.is_complete()
+    assert sdpo.complete() == 0
 
     saved = sdpo.saved_step()
     status, stderr = ended(sdpo.start(steps=saved + 1))
-    assert (status, sdpo.is_complete()) == (0, True), stderr
-    assert sdpo.steps()[1] == [saved + 1]
-    assert sdpo.saved_step() == saved + 1
+    assert (status, sdpo.complete()) == (0, 2), stderr
+    assert sdpo.steps(seed=0)[1] == [saved + 1]
+    assert sdpo.steps(seed=1) == [list(range(1, saved + 2))]
+    assert sdpo.saved_step(seed=0) == sdpo.saved_step(seed=1) == saved + 1
 
     status, stderr = ended(sdpo.start(steps=saved + 1))
-    assert (status, stderr.endswith("# 0 ran, 1 skipped, 0 failed\n")) == (0, True)
-    assert len(sdpo.steps()) == 2
+    assert (status, stderr.endswith("# 0 ran, 2 skipped, 0 failed\n")) == (0, True)
+    assert (len(sdpo.steps(seed=0)), len(sdpo.steps(seed=1))) == (2, 1)

@@ -67,32 +67,32 @@ def test_multi_turn_with_vllm_repeats_itself_after_a_kill(tiny_model, question, 
 
 
 def test_sdpo_on_one_question_stops_at_its_budget_or_solution(train, tiny_data, question, tmp_path):
-    """Never right: 10 attempts in 3 steps of 4, the last 2 not counted. Then, as if killed while step 2 was logged, and
-    with a grader that is always right: attempt 5 is made again, confirmed, and there is no step 3."""
+    """Never right: 20 attempts in 3 steps of 8, the last 4 not counted. Then, as if killed while step 2 was logged, and
+    with a grader that is always right: attempt 9 is made again, confirmed, and there is no step 3."""
     folder = tmp_path / "run"
     log = folder / "q_7.attempts.jsonl"
     overrides = [
         "reward.custom_reward_function.path=pkg://verl.sdpo.test_time.grading",
         f"reward.custom_reward_function.reward_kwargs.grader={tmp_path / 'grader.py'}",
-        "test_time.budget=10",
+        "test_time.budget=20",
         f"test_time.log={log}",
         "trainer.save_freq=1",
-        "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=4",
+        "actor_rollout_ref.rollout.n=8",
     ]
     first = train(folder, *overrides, config="sdpo_ttt_cpu", data=question)
     assert first.returncode == 0, first.stdout[-5000:]
     _, records = read_log(log)
-    assert [record["attempt"] for record in records] == list(range(1, 11))
-    assert [record["step"] for record in records] == [1] * 4 + [2] * 4 + [3] * 2
-    assert len({record["response"] for record in records}) == 10
-    assert "not solved within the budget of 10 attempts" in first.stdout
+    assert [record["attempt"] for record in records] == list(range(1, 21))
+    assert [record["step"] for record in records] == [1] * 8 + [2] * 8 + [3] * 4
+    assert len({record["response"] for record in records}) == 20
+    assert "not solved within the budget of 20 attempts" in first.stdout
     assert records[0]["metrics"]["feedback"] == "That is wrong."
     steps = tiny.read_metrics(folder / "metrics.jsonl")
     assert steps[0]["data"]["self_distillation/feedback_used_fraction"] == 1.0
     assert steps[0]["data"]["actor/grad_norm"] > 0
 
     lines = log.read_bytes().splitlines(keepends=True)
-    log.write_bytes(b"".join(lines[:6]) + lines[6][:20])
+    log.write_bytes(b"".join(lines[:10]) + lines[10][:20])
     for step in (2, 3):
         shutil.rmtree(folder / "checkpoints" / f"global_step_{step}")
     (folder / "checkpoints" / "latest_checkpointed_iteration.txt").write_text("1")
@@ -100,10 +100,10 @@ def test_sdpo_on_one_question_stops_at_its_budget_or_solution(train, tiny_data, 
     second = train(folder, *overrides, config="sdpo_ttt_cpu", data=question)
     assert second.returncode == 0, second.stdout[-5000:]
     _, resumed = read_log(log)
-    assert [record["response"] for record in resumed] == [record["response"] for record in records[:5]]
-    assert [record["confirmed"] for record in resumed] == [False] * 4 + [True]
+    assert [record["response"] for record in resumed] == [record["response"] for record in records[:9]]
+    assert [record["confirmed"] for record in resumed] == [False] * 8 + [True]
     assert "moved 1 attempts after step 1 out of" in second.stdout
-    assert "q_7: SOLVED by attempt 5, confirmed on the hidden tests" in second.stdout
+    assert "q_7: SOLVED by attempt 9, confirmed on the hidden tests" in second.stdout
     assert [record["step"] for record in tiny.read_metrics(folder / "metrics.jsonl")] == [2]
     set_aside = log.with_name(f"{log.name}.set-aside").read_bytes().splitlines()
-    assert [json.loads(line)["attempt"] for line in set_aside[1:]] == [5]
+    assert [json.loads(line)["attempt"] for line in set_aside[1:]] == [9]

@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+from verl.sdpo.config import local_files
 from verl.sdpo.doctor.finding import FAIL, OK, Finding, describe
 from verl.sdpo.doctor.installation import check_attention, check_engine, check_plugin, check_python, check_verl
 from verl.sdpo.doctor.surroundings import check_data, check_sandbox, check_wandb
@@ -48,7 +49,16 @@ def validate(config) -> None:
             "without an accelerator set VERL_PLATFORM=cpu and --config-name sdpo_cpu, with one neither"
         )
     with contextlib.redirect_stdout(io.StringIO()):
-        validate_config(config, need_reference_policy(config), need_critic(config))
+        validate_config(without_missing_files(config), need_reference_policy(config), need_critic(config))
+
+
+def without_missing_files(config):
+    """The configuration without data that is not there, which has findings of its own and may be made later."""
+    config = config.copy()
+    for key in ("train_files", "val_files"):
+        if any(not file.is_file() for file in local_files(config.data, key)):
+            config.data[key] = [str(file) for file in local_files(config.data, key) if file.is_file()]
+    return config
 
 
 def check_configuration(args: argparse.Namespace, config) -> Finding:

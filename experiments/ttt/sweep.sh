@@ -20,13 +20,25 @@ sweep_init() {
     RUNS_DIR=${TTT_DIR:-$SDPO_DIR/outputs/ttt}
 }
 
+# Before the first run here: the scripts would each fail in Python's own words. SITE_SETUP may change what `python` is.
+check_python() {
+    [[ $LAUNCHER_MODE == local && -z $LAUNCHER_DRY_RUN && -z ${SITE_SETUP:-} ]] || return 0
+    "$LAUNCHER_PYTHON" -c 'import importlib.util, sys; sys.exit(not importlib.util.find_spec("verl"))' 2>/dev/null ||
+        die "There is no verl in the Python '$LAUNCHER_PYTHON': set PYTHON, or SITE_PYTHON in the site file."
+}
+
 # METHOD SCRIPT [FLAG...]: one run of a prompting method per question and seed.
 submit_prompting() {
     local method=$1 script=$2 seed question name
     shift 2
+    check_python
     for seed in $SEEDS; do
         for question in $QUESTIONS; do
             name=${method}_q${question}_seed$seed
+            if [[ $LAUNCHER_MODE != list ]] && ! has_data "$name" "$SINGLES/q_$question" && [[ -z $LAUNCHER_DRY_RUN ]]; then
+                LAUNCHER_FAILED+=("$name")
+                continue
+            fi
             submit_run "$name" "$LAUNCHER_PYTHON" "baseline_multiturn/$script" \
                 --data-dir "$SDPO_DIR/$SINGLES/q_$question" --run-name "$name" --model "$MODEL" --seed "$seed" \
                 ${SITE_GPUS:+--tensor-parallel-size "$SITE_GPUS"} "$@" ${LAUNCHER_EXTRA[@]+"${LAUNCHER_EXTRA[@]}"}

@@ -3,6 +3,7 @@
 import os
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -78,3 +79,27 @@ def test_the_attempts_of_a_training_are_logged_in_its_run_folder(tmp_path):
     output = sweep("run_sdpo_all.sh", "--local", "--dry-run", folder=tmp_path, QUESTIONS="5", SINGLES="singles")
     assert f"export RUN_DIR={tmp_path}/outputs/ttt/sdpo_q5_seed0" in output
     assert "TASK=singles/q_5" in output
+
+
+def failure(folder: Path, **environment: str) -> str:
+    run = subprocess.run(
+        ["bash", SWEEPS / "run_multiturn_all.sh", "--local"],
+        env={"PATH": os.environ["PATH"], "SDPO_DIR": str(folder), "QUESTIONS": "5", **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert run.returncode == 1
+    return run.stderr
+
+
+def test_a_python_without_verl_is_said_before_the_first_run(tmp_path):
+    assert failure(tmp_path, PYTHON="/bin/false") == (
+        "There is no verl in the Python '/bin/false': set PYTHON, or SITE_PYTHON in the site file.\n"
+    )
+
+
+def test_a_missing_question_is_said_in_one_sentence(tmp_path):
+    missing, summary = failure(tmp_path, PYTHON=sys.executable).splitlines()
+    assert missing.startswith(f"multi_turn_q5_seed0: there is no {tmp_path}/lcb_v6_singles/q_5/train.parquet.")
+    assert summary == "# 0 ran, 0 skipped, 1 failed multi_turn_q5_seed0"

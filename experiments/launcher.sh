@@ -91,10 +91,7 @@ submit_training() {
         (IFS=$'\t' && echo "$name"$'\t'"$config"$'\t'"$task"$'\t'"${overrides[*]-}")
         return
     fi
-    if ! has_data "$name" "$task" && [[ -z $LAUNCHER_DRY_RUN ]]; then
-        LAUNCHER_FAILED+=("$name")
-        return 0
-    fi
+    require_data "$name" "$task" || return 0
     launch "$name" "$SDPO_CKPT_DIR/$name" \
         env EXPERIMENT="$name" TASK="$task" PYTHON="$LAUNCHER_PYTHON" \
         bash "$LAUNCHER_FOLDER/train.sh" "$config" \
@@ -185,6 +182,14 @@ set_paths() {
     SDPO_CKPT_DIR=$(user_path ckpt_dir SDPO_CKPT_DIR)
     RUNS_DIR=$SDPO_LOG_DIR
     [[ -d $SDPO_DIR ]] || die "vars.dir (SDPO_DIR) is '$SDPO_DIR': there is no such folder."
+}
+
+# NAME TASK: a run without its data counts as failed; a dry run only says so.
+require_data() {
+    has_data "$@" || [[ -n $LAUNCHER_DRY_RUN ]] || {
+        LAUNCHER_FAILED+=("$1")
+        return 1
+    }
 }
 
 has_data() {

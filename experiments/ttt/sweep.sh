@@ -35,10 +35,7 @@ submit_prompting() {
     for seed in $SEEDS; do
         for question in $QUESTIONS; do
             name=${method}_q${question}_seed$seed
-            if [[ $LAUNCHER_MODE != list ]] && ! has_data "$name" "$SINGLES/q_$question" && [[ -z $LAUNCHER_DRY_RUN ]]; then
-                LAUNCHER_FAILED+=("$name")
-                continue
-            fi
+            [[ $LAUNCHER_MODE == list ]] || require_data "$name" "$SINGLES/q_$question" || continue
             submit_run "$name" "$LAUNCHER_PYTHON" "baseline_multiturn/$script" \
                 --data-dir "$SDPO_DIR/$SINGLES/q_$question" --run-name "$name" --model "$MODEL" --seed "$seed" \
                 ${SITE_GPUS:+--tensor-parallel-size "$SITE_GPUS"} "$@" ${LAUNCHER_EXTRA[@]+"${LAUNCHER_EXTRA[@]}"}

@@ -9,11 +9,6 @@ import torch
 from verl.plugin.platform import PlatformBase
 
 
-def give_memory_back() -> None:
-    """Return freed memory to the system; glibc otherwise keeps what lies between living allocations."""
-    ctypes.CDLL(None).malloc_trim(0)
-
-
 class CPUDeviceModule:
     """`torch.cpu` with the functions of `torch.cuda` that verl calls besides."""
 
@@ -47,7 +42,8 @@ class CPUDeviceModule:
     manual_seed_all = manual_seed
 
     def empty_cache(self) -> None:
-        give_memory_back()
+        """Return freed memory to the system; glibc otherwise keeps what lies between living allocations."""
+        ctypes.CDLL(None).malloc_trim(0)
 
     def ipc_collect(self) -> None:
         pass
@@ -91,7 +87,7 @@ class PlatformCPU(PlatformBase):
         pass
 
     def empty_cache(self) -> None:
-        give_memory_back()
+        self.device_module.empty_cache()
 
     def get_device_capability(self, device_index: int = 0) -> tuple[None, None]:
         return None, None

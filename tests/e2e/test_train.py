@@ -1,6 +1,8 @@
 import json
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from tests.e2e import tiny
 
@@ -39,6 +41,8 @@ def two_steps(train, tmp_path_factory):
         "trainer.total_training_steps=2",
         "trainer.save_freq=1",
         "actor_rollout_ref.actor.optim.lr=1e-3",
+        # Two optimizer steps per training step.
+        "actor_rollout_ref.actor.ppo_mini_batch_size=2",
         f"trainer.rollout_data_dir={folder / 'rollouts'}",
     )
     return folder, metrics_of(run, folder)
@@ -57,6 +61,19 @@ def test_two_steps_report_everything_and_move_both_models(two_steps):
     assert (
         steps[1]["self_distillation/teacher_student_distance"] > steps[0]["self_distillation/teacher_student_distance"]
     )
+
+
+def test_the_teacher_moves_once_per_step_towards_the_student(two_steps, tiny_model):
+    folder, _ = two_steps
+    actor_folder = folder / "checkpoints" / "global_step_1" / "actor"
+    student, teacher = (
+        torch.load(path / "model_world_size_1_rank_0.pt", weights_only=False)
+        for path in (actor_folder, actor_folder / "teacher")
+    )
+    for name, initial in load_file(tiny_model / "model.safetensors").items():
+        trained = student[name].to_local()
+        assert not torch.equal(trained, initial)
+        torch.testing.assert_close(teacher[name].to_local(), torch.lerp(initial, trained, 0.05), rtol=1e-5, atol=1e-7)
 
 
 def test_actor_and_vllm_agree_on_the_weights(two_steps):
@@ -94,6 +111,7 @@ def test_resumed_run_equals_the_uninterrupted_one(two_steps, train, tmp_path):
         tmp_path,
         "trainer.total_training_steps=2",
         "actor_rollout_ref.actor.optim.lr=1e-3",
+        "actor_rollout_ref.actor.ppo_mini_batch_size=2",
         "trainer.resume_mode=resume_path",
         f"trainer.resume_from_path={folder / 'checkpoints' / 'global_step_1'}",
     )

@@ -1,7 +1,6 @@
 """By default no gold answer reaches the teacher: the whole rendered prompt is searched for it."""
 
 import json
-import random
 
 import pytest
 
@@ -19,7 +18,7 @@ def teacher_prompt(data_source: str, response: str, ground_truth: str, **options
     assert result["feedback"]
     messages = [{"role": "user", "content": "The question."}]
     rollout = Rollout("group", messages, response, result["score"], result["feedback"])
-    (prompt,) = build_teacher_prompts([rollout], SelfDistillationConfig(), random.Random(0))
+    (prompt,) = build_teacher_prompts([rollout], SelfDistillationConfig(), seed="0")
     assert result["feedback"] in prompt.messages[-1]["content"]
     return prompt.messages[-1]["content"]
 

@@ -1,4 +1,3 @@
-import random
 from dataclasses import replace
 
 import pytest
@@ -28,13 +27,13 @@ def rollout(score=0.0, feedback=None, *, response="an answer", uid="group", mess
 
 
 def build(rollouts, settings=SETTINGS, seed=0):
-    return build_teacher_prompts(rollouts, settings, random.Random(seed))
+    return build_teacher_prompts(rollouts, settings, str(seed))
 
 
 def demonstrations(scores, settings=SETTINGS, seed=0):
     """Which sample's attempt each sample is shown."""
     rollouts = [rollout(score, response=f"attempt {i}") for i, score in enumerate(scores)]
-    chosen = choose_demonstrations(rollouts, settings, random.Random(seed))
+    chosen = choose_demonstrations(rollouts, settings, str(seed))
     return [None if text is None else int(text.removeprefix("attempt ")) for text in chosen]
 
 
@@ -248,6 +247,19 @@ def test_random_choice_is_drawn_from_all_other_successes_by_seed():
     assert {draw[2] for draw in draws} == {0, 1, 3}
     assert {draw[0] for draw in draws} == {1, 3}
     assert demonstrations([1, 0], settings) == [None, 0]
+
+
+def test_random_choice_does_not_depend_on_the_order_of_the_rows():
+    """verl's rows come in the order in which responses finished, and under another `uid` in every run."""
+    settings = replace(SETTINGS, demonstration_choice="random")
+
+    def shown(order, uid):
+        rollouts = [Rollout(uid, QUESTION, f"answer {attempt}", 1.0, attempt=attempt) for attempt in order]
+        return dict(zip(order, choose_demonstrations(rollouts, settings, "0/1"), strict=True))
+
+    in_turn = shown(range(8), "one run")
+    assert shown([5, 2, 7, 0, 1, 6, 4, 3], "another") == in_turn
+    assert len(set(in_turn.values())) > 1
 
 
 def test_ungraded_rows_are_neither_shown_nor_distilled():

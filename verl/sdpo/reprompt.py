@@ -96,13 +96,12 @@ def text_of(content: str | Sequence[Message]) -> str:
     return "".join(part["text"] for part in content)
 
 
-def choose_demonstrations(
-    rollouts: Sequence[Rollout], settings: RepromptSettings, rng: random.Random
-) -> list[str | None]:
+def choose_demonstrations(rollouts: Sequence[Rollout], settings: RepromptSettings, seed: str) -> list[str | None]:
     """For each rollout, a successful attempt at the same question, or None.
 
-    The group's first success (all members then share it, and its owner gets the next one), or a random one. A success
-    that is empty once its thinking is removed shows nothing and is passed over.
+    The group's first success (all members then share it, and its owner gets the next one), or a random one, which
+    depends on seed, question and attempt but not on the order of the rows: verl's batches arrive in any order. A
+    success that is empty once its thinking is removed shows nothing and is passed over.
     """
     successes: dict[str, list[tuple[int, str]]] = {}
     for index, rollout in sorted(enumerate(rollouts), key=lambda item: item[1].attempt):
@@ -118,21 +117,23 @@ def choose_demonstrations(
             for owner, text in successes.get(rollout.uid, [])
             if owner != index or not settings.dont_reprompt_on_self_success
         ]
-        choose = rng.choice if settings.demonstration_choice == "random" else lambda texts: texts[0]
-        demonstrations.append(choose(candidates) if candidates and rollout.graded else None)
+        if not candidates or not rollout.graded:
+            demonstrations.append(None)
+        elif settings.demonstration_choice == "random":
+            demonstrations.append(random.Random(f"{seed}/{rollout.messages}/{rollout.attempt}").choice(candidates))
+        else:
+            demonstrations.append(candidates[0])
     return demonstrations
 
 
-def build_teacher_prompts(
-    rollouts: Sequence[Rollout], settings: RepromptSettings, rng: random.Random
-) -> list[TeacherPrompt]:
+def build_teacher_prompts(rollouts: Sequence[Rollout], settings: RepromptSettings, seed: str) -> list[TeacherPrompt]:
     """One teacher prompt per rollout, in order. Rollouts without demonstration and feedback keep their own prompt.
 
     Args:
         rollouts: the whole batch, all groups.
-        rng: used by `demonstration_choice: random` only.
+        seed: of this step; used by `demonstration_choice: random` only.
     """
-    demonstrations = choose_demonstrations(rollouts, settings, rng)
+    demonstrations = choose_demonstrations(rollouts, settings, seed)
     return [_teacher_prompt(rollout, demo, settings) for rollout, demo in zip(rollouts, demonstrations, strict=True)]
 
 

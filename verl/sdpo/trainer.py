@@ -2,8 +2,8 @@
 
 import logging
 import os
-import random
 from collections.abc import Sequence
+from typing import Any
 
 import ray
 import torch
@@ -15,6 +15,7 @@ from transfer_queue import KVBatchMeta
 from verl.experimental.agent_loop.utils import resolve_config_path
 from verl.sdpo.config import BLOCK, TRAINER_MODE
 from verl.sdpo.reprompt import (
+    Message,
     Rollout,
     TeacherPrompt,
     build_teacher_prompts,
@@ -66,11 +67,11 @@ class SelfDistillationTrainer(StoppableTrainer):
     def _init_tokenizer(self):
         super()._init_tokenizer()
         rollout = self.config.actor_rollout_ref.rollout
-        self.tool_schemas = None
-        if rollout.agent.default_agent_loop == "tool_agent":
-            paths = (rollout.multi_turn.tool_config_path, rollout.multi_turn.function_tool_path)
-            tools = load_all_tools(*(resolve_config_path(path) if path else None for path in paths))
-            self.tool_schemas = [tool.tool_schema.model_dump(exclude_unset=True, exclude_none=True) for tool in tools]
+        paths = (rollout.multi_turn.tool_config_path, rollout.multi_turn.function_tool_path)
+        tools = load_all_tools(*(resolve_config_path(path) if path else None for path in paths))
+        self.tool_schemas = {
+            tool.name: tool.tool_schema.model_dump(exclude_unset=True, exclude_none=True) for tool in tools
+        }
         # The agent loop's own tokenisation (verl/experimental/agent_loop/agent_loop.py), so that student and teacher
         # prompts differ by the reprompt and by nothing else.
         self.prompt_builder = create_continuous_token_builder(
@@ -92,6 +93,8 @@ class SelfDistillationTrainer(StoppableTrainer):
     def _add_teacher_rows(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
         """Write `teacher_input_ids` (jagged, teacher prompt + response) and `self_distillation_mask` (B,)."""
         fields = ["uid", "raw_prompt", "input_ids", "responses", "rm_scores", "extra_fields", "multi_modal_inputs"]
+        if self.tool_schemas:
+            fields.append("extra_info")
         data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=fields)
         if any(plain(data["multi_modal_inputs"])):
             raise ValueError("the batch has images, video or audio: SDPO supports text only. Train on text prompts.")
@@ -99,14 +102,17 @@ class SelfDistillationTrainer(StoppableTrainer):
         rollouts = self._rollouts(batch, data)
         if self.search is not None:
             self._log_attempts(self.search, batch, data, rollouts)
-        rng = random.Random(f"{self.settings.demonstration_seed}/{self.global_steps}")
-        prompts = build_teacher_prompts(rollouts, self.settings, rng)
+        seed = f"{self.settings.demonstration_seed}/{self.global_steps}"
+        prompts = build_teacher_prompts(rollouts, self.settings, seed)
+        extra_infos = plain(data["extra_info"]) if self.tool_schemas else [{}] * len(rollouts)
         rows = list(data["input_ids"].unbind())
         responses = data["responses"].unbind()
         prompt_lens = []
         for i, prompt in enumerate(prompts):
             if prompt.has_target:
-                prompts[i], token_ids = self._fit(prompt, rollouts[i])
+                student_prompt = rows[i][: len(rows[i]) - len(responses[i])].tolist()
+                tools = self._tools_shown(rollouts[i].messages, student_prompt, extra_infos[i])
+                prompts[i], token_ids = self._fit(prompt, rollouts[i], tools)
                 rows[i] = torch.cat([torch.tensor(token_ids, dtype=rows[i].dtype), responses[i]])
                 prompt_lens.append(len(token_ids))
 
@@ -196,12 +202,37 @@ class SelfDistillationTrainer(StoppableTrainer):
             rollouts.append(Rollout(uid, messages, response, score, info.get("feedback"), graded, attempt))
         return rollouts
 
-    def _fit(self, prompt: TeacherPrompt, rollout: Rollout) -> tuple[TeacherPrompt, list[int]]:
+    def _tools_shown(
+        self, messages: Sequence[Message], student_prompt: list[int], extra_info: dict[str, Any]
+    ) -> list[dict[str, Any]] | None:
+        """Schemas of the tools in the student's own prompt: a sample may choose its agent loop and its tools.
+
+        Raises:
+            ValueError: when the student's prompt is not its messages in the chat template, with or without tools.
+        """
+        if not self.tool_schemas:
+            return None
+        # As verl's ToolAgentLoop chooses them (verl/experimental/agent_loop/tool_agent_loop.py:156).
+        names = extra_info.get("tool_selection") or self.tool_schemas
+        selected = [self.tool_schemas[name] for name in names if name in self.tool_schemas]
+        for tools in (selected, None):
+            if self.prompt_builder.build_initial_tokens(messages, tools=tools) == student_prompt:
+                return tools
+        raise ValueError(
+            f"step {self.global_steps}: the agent loop gave the student {self.tokenizer.decode(student_prompt)!r}, "
+            "which is not the chat template's text for the sample's messages, so no teacher prompt can be made that "
+            "differs by the reprompt only. Use verl's single-turn or tool agent loop, or put what your loop adds into "
+            "the data."
+        )
+
+    def _fit(
+        self, prompt: TeacherPrompt, rollout: Rollout, tools: list[dict[str, Any]] | None
+    ) -> tuple[TeacherPrompt, list[int]]:
         return fit_teacher_prompt(
             prompt,
             rollout,
             self.settings,
-            tokenize_chat=lambda chat: self.prompt_builder.build_initial_tokens(chat, tools=self.tool_schemas),
+            tokenize_chat=lambda chat: self.prompt_builder.build_initial_tokens(chat, tools=tools),
             encode=lambda text: self.tokenizer.encode(text, add_special_tokens=False),
             decode=self.tokenizer.decode,
         )

@@ -40,8 +40,9 @@ class SelfDistillationWorker(ActorRolloutRefWorker):
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
     def save_checkpoint(self, local_path, hdfs_path=None, global_step=0, max_ckpt_to_keep=None):
-        super().save_checkpoint(local_path, hdfs_path, global_step, max_ckpt_to_keep)
+        # The teacher first: verl's own save ends by deleting older checkpoints, and must find this one complete.
         self.teacher.save(local_path, global_step)
+        super().save_checkpoint(local_path, hdfs_path, global_step, max_ckpt_to_keep)
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
     def load_checkpoint(self, local_path, hdfs_path=None, del_local_after_load=False):

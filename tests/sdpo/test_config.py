@@ -40,11 +40,15 @@ DEFAULTS = {
 
 # What `validate_training_config` reads of a training that is ready to start.
 VALID = {
-    "trainer": {"use_v1": True, "v1": {"trainer_mode": "sdpo"}},
+    "trainer": {"use_v1": True, "v1": {"trainer_mode": "sdpo"}, "nnodes": 1, "n_gpus_per_node": 4},
     "algorithm": {"use_kl_in_reward": False},
     "distillation": {"enabled": False},
     "data": {
         "train_files": [],
+        "val_files": [],
+        "custom_cls": {"path": None},
+        "train_batch_size": 32,
+        "filter_overlong_prompts": True,
         "max_prompt_length": 2048,
         "max_response_length": 1024,
         "image_key": "images",
@@ -65,6 +69,8 @@ VALID = {
             "use_kl_loss": False,
             "use_dynamic_bsz": True,
             "ppo_max_token_len_per_gpu": 10240 + 1024,
+            "ppo_mini_batch_size": 32,
+            "ppo_micro_batch_size_per_gpu": None,
             "loss_agg_mode": "token-mean",
             "loss_scale_factor": None,
             "ulysses_sequence_parallel_size": 1,
@@ -74,8 +80,18 @@ VALID = {
             "strategy": "fsdp2",
             "ulysses_sequence_parallel_size": 1,
             "fsdp_config": {"ulysses_sequence_parallel_size": 1, "fsdp_size": -1, "model_dtype": "fp32"},
+            "log_prob_use_dynamic_bsz": True,
+            "log_prob_micro_batch_size_per_gpu": None,
         },
+        "rollout": {"n": 8, "log_prob_use_dynamic_bsz": True, "log_prob_micro_batch_size_per_gpu": None},
     },
+}
+STATIC = {
+    "actor_rollout_ref.actor.use_dynamic_bsz": False,
+    "actor_rollout_ref.actor.ppo_mini_batch_size": 4,
+    "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu": 8,
+    "actor_rollout_ref.rollout.log_prob_use_dynamic_bsz": False,
+    "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu": 16,
 }
 
 
@@ -242,6 +258,31 @@ IMPOSSIBLE = [
         {"actor_rollout_ref.actor.loss_agg_mode": "seq-mean-token-sum-norm"},
         ["loss_agg_mode=seq-mean-token-sum-norm", "loss_scale_factor=null", "Set loss_scale_factor"],
     ),
+    (
+        {"data.filter_overlong_prompts": False},
+        ["data.filter_overlong_prompts=False", "Set data.filter_overlong_prompts=True"],
+    ),
+    (
+        {"actor_rollout_ref.actor.ppo_mini_batch_size": 1, "actor_rollout_ref.rollout.n": 6},
+        ["ppo_mini_batch_size=1 x rollout.n=6 = 6 responses do not divide among 4 GPUs"],
+    ),
+    (
+        {
+            "actor_rollout_ref.actor.use_kl_loss": True,
+            f"{BLOCK}.teacher_regularization": "frozen",
+            "actor_rollout_ref.ref.log_prob_use_dynamic_bsz": False,
+            "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu": 48,
+        },
+        ["ref.log_prob_micro_batch_size_per_gpu=48 on 4 GPUs", "= 256 responses"],
+    ),
+    (
+        {**STATIC, "actor_rollout_ref.rollout.n": 6},
+        ["actor.ppo_micro_batch_size_per_gpu=8 on 4 GPUs", "4 questions x rollout.n=6 = 24 responses"],
+    ),
+    (
+        {**STATIC, "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu": 48},
+        ["rollout.log_prob_micro_batch_size_per_gpu=48 on 4 GPUs", "32 questions x rollout.n=8 = 256 responses"],
+    ),
 ]
 
 
@@ -268,9 +309,12 @@ def test_a_missing_block_is_explained():
         {f"{BLOCK}.teacher_regularization": "trust-region", "algorithm.use_kl_in_reward": True},
         {f"{BLOCK}.teacher_regularization": "frozen", "actor_rollout_ref.ref.fsdp_config.model_dtype": "bf16"},
         {"actor_rollout_ref.actor.use_dynamic_bsz": False, "actor_rollout_ref.actor.ppo_max_token_len_per_gpu": 1},
+        STATIC,
+        # verl fills the last of eight mini-batches up: 32 questions in all.
+        {**STATIC, "data.train_batch_size": 30},
         {f"{BLOCK}._target_": "verl.sdpo.config.SelfDistillationConfig"},
     ],
-    ids=["fixed reference", "frozen teacher in bf16", "static micro-batches", "target"],
+    ids=["fixed reference", "frozen teacher in bf16", "static micro-batches", "dividing", "padded batch", "target"],
 )
 def test_what_the_refused_combinations_do_not_touch_passes(overrides):
     validate_training_config(training_config(overrides))
@@ -323,16 +367,24 @@ def test_text_data_and_files_of_others_pass(parquet, tmp_path):
 
 def test_missing_data_is_named_with_the_setting_that_leads_to_it(parquet, tmp_path):
     here, missing = parquet("prompt"), str(tmp_path / "missing.parquet")
-    data = {"custom_cls": {"path": None}, "train_files": [here, "hdfs://somewhere/else.parquet"], "val_files": here}
-    validate_data_files(data)
-    for key, files in (("train_files", [here, missing]), ("val_files", missing)):
+    files = {"data.train_files": [here, "hdfs://somewhere/else.parquet"], "data.val_files": here}
+    validate_data_files(training_config(files))
+    for key, those in (("train_files", [here, missing]), ("val_files", missing)):
         with pytest.raises(ValueError) as raised:
-            validate_data_files({**data, key: files})
+            validate_data_files(training_config({**files, f"data.{key}": those}))
         assert str(raised.value).startswith(
             f"data.{key}: there is no {missing}. With user.yaml that is vars.dir (SDPO_DIR) / vars.task (TASK);"
         )
-    # A dataset class of the user's own may read anything.
-    validate_data_files({**data, "train_files": missing, "custom_cls": {"path": "mine.py"}})
+
+
+def test_data_that_verl_alone_knows_how_to_find_is_not_looked_for(parquet, tmp_path):
+    missing = {"data.train_files": str(tmp_path / "missing.parquet"), "data.val_files": parquet("prompt")}
+    validate_data_files(training_config({**missing, "data.custom_cls.path": "mine.py"}))
+    validate_data_files(training_config({**missing, "data.train_files": str(tmp_path / "*.parquet")}))
+    vanilla = {**missing, "actor_rollout_ref.actor.policy_loss.loss_mode": "vanilla"}
+    validate_data_files(training_config(vanilla))
+    with pytest.raises(ValueError, match="there is no"):
+        validate_data_files(training_config({**vanilla, "vars": {"dir": "of user.yaml"}}))
 
 
 # Stock verl
@@ -347,6 +399,7 @@ def test_every_key_that_is_read_exists_in_stock_verl():
                 f"+{BLOCK}={{max_reprompt_len: 1024}}",
                 "actor_rollout_ref.actor.policy_loss.loss_mode=sdpo",
                 "trainer.v1.trainer_mode=sdpo",
+                "data.filter_overlong_prompts=True",
             ],
         )
     validate_training_config(stock)

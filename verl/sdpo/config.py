@@ -6,6 +6,8 @@ Hydra, so that the yaml files never repeat them.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from glob import has_magic
+from math import ceil
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -161,18 +163,19 @@ def local_files(data: Mapping, *keys: str) -> list[Path]:
     return [Path(file).expanduser() for file in files if "://" not in file]
 
 
-def validate_data_files(data: Mapping) -> None:
-    """Check that the data is there.
+def validate_data_files(config: Mapping) -> None:
+    """Check that the data of a training of ours (SDPO, or any with `user.yaml`) is there.
 
     Raises:
         ValueError: naming the missing file, and the setting of `user.yaml` that leads to it.
     """
-    # A dataset class of the user's own may read anything.
-    if data["custom_cls"]["path"]:
+    data = config["data"]
+    # A dataset class of the user's own may read anything, and verl expands patterns.
+    if data["custom_cls"]["path"] or not (is_sdpo(config) or "vars" in config):
         return
     for key in ("train_files", "val_files"):
         for file in local_files(data, key):
-            if not file.is_file():
+            if not file.is_file() and not has_magic(str(file)):
                 raise ValueError(
                     f"data.{key}: there is no {file}. With user.yaml that is vars.dir (SDPO_DIR) / vars.task (TASK); "
                     "data/README.md says how to make the files."
@@ -219,6 +222,7 @@ def validate_training_config(config: Mapping) -> None:
     _validate_model(actor, ref, model, block.teacher_regularization)
     _validate_reference(config, block.teacher_regularization)
     _validate_lengths(config, block.max_reprompt_len)
+    _validate_micro_batches(config)
     _validate_normalisation(actor)
     _validate_text_only(config["data"])
 
@@ -298,11 +302,49 @@ def _validate_lengths(config: Mapping, max_reprompt_len: int) -> None:
             f"actor_rollout_ref.actor.ppo_max_token_len_per_gpu={actor['ppo_max_token_len_per_gpu']}: one teacher row "
             f"would not fit into a micro-batch. Raise ppo_max_token_len_per_gpu to {longest}."
         )
+    if not config["data"]["filter_overlong_prompts"]:
+        raise ValueError(
+            "data.filter_overlong_prompts=False: verl would cut long questions off for the student, and the teacher "
+            "would read the whole. Set data.filter_overlong_prompts=True."
+        )
     if max_reprompt_len < config["data"]["max_prompt_length"]:
         raise ValueError(
             f"{BLOCK}.max_reprompt_len={max_reprompt_len} is shorter than data.max_prompt_length="
             f"{config['data']['max_prompt_length']}: the question alone may not fit. Raise max_reprompt_len."
         )
+
+
+def _validate_micro_batches(config: Mapping) -> None:
+    """GPUs and static micro-batches must divide the responses.
+
+    verl asserts it in a Ray worker (`verl/workers/engine_workers.py:267`, `verl/workers/engine/utils.py:124`).
+    """
+    actor, rollout, ref = (config["actor_rollout_ref"][name] for name in ("actor", "rollout", "ref"))
+    gpus = config["trainer"]["nnodes"] * config["trainer"]["n_gpus_per_node"]
+    mini_batch = actor["ppo_mini_batch_size"]
+    # verl pads a batch to whole mini-batches.
+    batch = ceil(config["data"]["train_batch_size"] / mini_batch) * mini_batch
+    checks = [
+        ("actor.ppo_micro_batch_size_per_gpu", actor["use_dynamic_bsz"], mini_batch),
+        ("rollout.log_prob_micro_batch_size_per_gpu", rollout["log_prob_use_dynamic_bsz"], batch),
+    ]
+    if actor["use_kl_loss"] or config["algorithm"]["use_kl_in_reward"]:
+        checks.append(("ref.log_prob_micro_batch_size_per_gpu", ref["log_prob_use_dynamic_bsz"], batch))
+    if mini_batch * rollout["n"] % gpus:
+        raise ValueError(
+            f"actor_rollout_ref.actor.ppo_mini_batch_size={mini_batch} x rollout.n={rollout['n']} = "
+            f"{mini_batch * rollout['n']} responses do not divide among {gpus} GPUs. Change either."
+        )
+    for key, is_dynamic, questions in checks:
+        role, name = key.split(".")
+        size = config["actor_rollout_ref"][role][name]
+        responses = questions * rollout["n"]
+        if not is_dynamic and size is not None and responses % (size * gpus):
+            raise ValueError(
+                f"actor_rollout_ref.{key}={size} on {gpus} GPUs does not divide {questions} questions x "
+                f"rollout.n={rollout['n']} = {responses} responses. Set it to a divisor of what one GPU gets, or "
+                "choose another rollout.n."
+            )
 
 
 def _validate_normalisation(actor: Mapping) -> None:

@@ -75,7 +75,7 @@ def validate_before_ray(module) -> None:
         from verl.sdpo.rewards import validate_rewards
 
         validate_training_config(config)
-        validate_data_files(config["data"])
+        validate_data_files(config)
         if on_cpu():
             from verl.sdpo.cpu import validate_strategy
 

@@ -86,7 +86,7 @@ def plot(runs: list[Run], target: Path) -> None:
     for run in runs:
         (line,) = axes.plot(*run.curve("heldout"), marker="o", linewidth=2, label=run.label)
         axes.plot(*run.curve("train"), color=line.get_color(), linewidth=0.8, alpha=0.5)
-    axes.set(xlabel="training step", ylabel="accuracy", ylim=(0, 1), title="held-out (thick) and training (thin)")
+    axes.set(xlabel="training step", ylabel="accuracy", ylim=(0, 1.03), title="held-out (thick) and training (thin)")
     axes.legend()
     axes.grid(alpha=0.3)
     scratch = target.with_suffix(".tmp.png")

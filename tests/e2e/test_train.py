@@ -41,8 +41,6 @@ def two_steps(train, tmp_path_factory):
         "trainer.total_training_steps=2",
         "trainer.save_freq=1",
         "actor_rollout_ref.actor.optim.lr=1e-3",
-        # Two optimizer steps per training step.
-        "actor_rollout_ref.actor.ppo_mini_batch_size=2",
         f"trainer.rollout_data_dir={folder / 'rollouts'}",
     )
     return folder, metrics_of(run, folder)
@@ -61,19 +59,6 @@ def test_two_steps_report_everything_and_move_both_models(two_steps):
     assert (
         steps[1]["self_distillation/teacher_student_distance"] > steps[0]["self_distillation/teacher_student_distance"]
     )
-
-
-def test_the_teacher_moves_once_per_step_towards_the_student(two_steps, tiny_model):
-    folder, _ = two_steps
-    actor_folder = folder / "checkpoints" / "global_step_1" / "actor"
-    student, teacher = (
-        torch.load(path / "model_world_size_1_rank_0.pt", weights_only=False)
-        for path in (actor_folder, actor_folder / "teacher")
-    )
-    for name, initial in load_file(tiny_model / "model.safetensors").items():
-        trained = student[name].to_local()
-        assert not torch.equal(trained, initial)
-        torch.testing.assert_close(teacher[name].to_local(), torch.lerp(initial, trained, 0.05), rtol=1e-5, atol=1e-7)
 
 
 def test_actor_and_vllm_agree_on_the_weights(two_steps):
@@ -111,7 +96,6 @@ def test_resumed_run_equals_the_uninterrupted_one(two_steps, train, tmp_path):
         tmp_path,
         "trainer.total_training_steps=2",
         "actor_rollout_ref.actor.optim.lr=1e-3",
-        "actor_rollout_ref.actor.ppo_mini_batch_size=2",
         "trainer.resume_mode=resume_path",
         f"trainer.resume_from_path={folder / 'checkpoints' / 'global_step_1'}",
     )
@@ -121,30 +105,52 @@ def test_resumed_run_equals_the_uninterrupted_one(two_steps, train, tmp_path):
     assert resumed["critic/score/mean"] == steps[1]["critic/score/mean"]
 
 
-def test_code_environments_feedback_reaches_the_teacher(train, tmp_path):
-    """The project's own graders and sandbox: the random model writes no program, and its teacher is told so."""
+@pytest.fixture(scope="module")
+def code_step(train, tmp_path_factory):
+    """One step of two mini-batches with the project's own graders and sandbox: the random model writes no program."""
+    folder = tmp_path_factory.mktemp("code_step")
     tests = {"inputs": ["1\n"], "outputs": ["2\n"], "testtype": "stdin", "fn_name": "", "time_limit": 2}
     data = tiny.build_data(
-        tmp_path / "code",
+        folder / "code",
         data_source="livecodebench",
         ability="code",
         reward_model={"style": "code", "ground_truth": json.dumps(tests)},
     )
     run = train(
-        tmp_path,
+        folder,
         "trainer.total_training_steps=1",
+        "trainer.save_freq=1",
+        "actor_rollout_ref.actor.optim.lr=1e-3",
+        "actor_rollout_ref.actor.ppo_mini_batch_size=2",
         "reward.custom_reward_function.path=pkg://verl.utils.reward_score.feedback",
-        f"trainer.rollout_data_dir={tmp_path / 'rollouts'}",
+        f"trainer.rollout_data_dir={folder / 'rollouts'}",
         data=data,
     )
-    (step,) = metrics_of(run, tmp_path)
+    return folder, metrics_of(run, folder)
+
+
+def test_code_environments_feedback_reaches_the_teacher(code_step):
+    folder, (step,) = code_step
     assert step["self_distillation/feedback_used_fraction"] == 1.0
     assert step["self_distillation/grader_error_fraction"] == 0.0
-    samples = [json.loads(line) for line in (tmp_path / "rollouts" / "teacher" / "1.jsonl").read_text().splitlines()]
+    samples = [json.loads(line) for line in (folder / "rollouts" / "teacher" / "1.jsonl").read_text().splitlines()]
     for sample in samples:
         assert sample["score"] == 0.0
         assert sample["feedback"]
         assert sample["feedback"] in sample["input"][-1]["content"]
+
+
+def test_the_teacher_moves_once_per_step_towards_the_student(code_step, tiny_model):
+    folder, _ = code_step
+    actor_folder = folder / "checkpoints" / "global_step_1" / "actor"
+    student, teacher = (
+        torch.load(path / "model_world_size_1_rank_0.pt", weights_only=False)
+        for path in (actor_folder, actor_folder / "teacher")
+    )
+    for name, initial in load_file(tiny_model / "model.safetensors").items():
+        trained = student[name].to_local()
+        assert not torch.equal(trained, initial)
+        torch.testing.assert_close(teacher[name].to_local(), torch.lerp(initial, trained, 0.05), rtol=1e-5, atol=1e-7)
 
 
 def test_grpo_baseline_is_verls_own_and_saves_and_ends_when_asked(train, tmp_path):

@@ -110,6 +110,26 @@ def check_kind(engines, path, strategy, kind):
         torch.testing.assert_close(got.log_softmax(-1), expected.log_softmax(-1), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("kind", ["ema", "live", "trust-region"])
+def test_no_teacher_trains_while_it_scores(models, groups, kind):
+    groups[1].run(check_mode, path=models["tied"], kind=kind)
+
+
+def check_mode(engines, path, kind):
+    """Dropout off, and verl's activation offload, which counts the layers of a training forward, not confused."""
+    pair = engines.build_pair(path, strategy="fsdp2", settings={"teacher_regularization": kind})
+    modes = []
+
+    def score(engine):
+        modes.append(engine.module.training)
+        return torch.zeros(1, 2)
+
+    with pair.student.train_mode():
+        pair.teacher.logits(score)
+        assert pair.student.module.training
+    assert modes == [False] * (2 if kind == "trust-region" else 1)
+
+
 @pytest.mark.parametrize("interval", ["step", "optimizer"])
 def test_update_interval(two_ranks, models, interval):
     two_ranks.run(check_interval, path=models["tied"], interval=interval)
@@ -133,14 +153,29 @@ def test_distance(ranks, strategy, models):
 
 
 def check_distance(engines, path, strategy):
+    """Before any forward too: a step may have no target, and its end measures the distance all the same."""
     pair = engines.build_pair(path, strategy=strategy, settings=EMA)
+    untouched = pair.teacher.distance()
     student, teacher = engines.full_weights(pair.student), engines.full_weights(pair.reference)
     engines.teacher_rows(pair, engines.make_samples())
     # Tied embeddings are one parameter under two names.
     names = [name for name in student if name != "lm_head.weight"]
     difference = torch.cat([(teacher[name] - student[name]).flatten() for name in names]).norm()
     norm = torch.cat([student[name].flatten() for name in names]).norm()
-    assert pair.teacher.distance() == pytest.approx(float(difference / norm), rel=1e-5)
+    assert pair.teacher.distance() == untouched == pytest.approx(float(difference / norm), rel=1e-5)
+
+
+def test_update_before_the_first_forward(ranks, strategy, models):
+    ranks.run(check_early_update, path=models["tied"], strategy=strategy)
+
+
+def check_early_update(engines, path, strategy):
+    """EMA of an unmoved student: the distance shrinks by the rate."""
+    pair = engines.build_pair(path, strategy=strategy, settings=EMA)
+    pair.teacher.update()
+    updated = pair.teacher.distance()
+    untouched = engines.build_pair(path, strategy=strategy, settings=EMA)
+    assert updated == pytest.approx((1 - RATE) * untouched.teacher.distance(), rel=1e-4)
 
 
 def test_checkpoint_restores_the_teacher(ranks, strategy, models, tmp_path):
@@ -159,8 +194,10 @@ def check_checkpoint(engines, path, strategy, folder):
     engines.train(pair.student, samples)
     pair.teacher.update()
 
+    untrained = engines.build_pair(path, strategy=strategy, settings=EMA, lr=1e-2, shift=0.0)
+    assert (engines.teacher_rows(untrained, samples) - expected).abs().mean() > 0.1
+    # As verl resumes: no forward has run before.
     resumed = engines.build_pair(path, strategy=strategy, settings=EMA, lr=1e-2, shift=0.0)
-    assert (engines.teacher_rows(resumed, samples) - expected).abs().mean() > 0.1
     resumed.student.load_checkpoint(folder, del_local_after_load=False)
     resumed.teacher.load(folder)
     assert torch.equal(engines.teacher_rows(resumed, samples), expected)

@@ -30,7 +30,8 @@ def reshard(module: torch.nn.Module) -> None:
     go on serving the old weights after its shard has been changed in place.
     """
     for unit in FSDP.fsdp_modules(module):
-        if unit._handle is not None:
+        # Until the first forward FSDP1 has gathered nothing, and has not made the attributes that `reshard` reads.
+        if unit._handle is not None and hasattr(unit._handle.flat_param, "_local_shard"):
             # A single rank has nothing gathered to free, and FSDP1 refuses to.
             unit._handle.reshard(free_unsharded_flat_param=unit._handle.uses_sharded_strategy)
     for unit in module.modules():
@@ -57,6 +58,17 @@ class FrozenTeacher:
         with self.reference.eval_mode(disable_auto_offload=True):
             return score(self.reference)
 
+    def _student_logits(self, score: Score) -> torch.Tensor:
+        """The student in the teacher's place: without dropout, and unseen by what verl does with a training forward.
+
+        Activation offload counts the layers of a forward, and would take this one for a part of the student's own.
+        """
+        self.student.module.eval()
+        try:
+            return score(self.student)
+        finally:
+            self.student.module.train()
+
     def update(self) -> None:
         """Follow the student, after an optimizer step or a training step."""
 
@@ -64,11 +76,11 @@ class FrozenTeacher:
     def distance(self) -> float:
         """||teacher - student|| / ||student|| over all weights; collective."""
         reshard(self.reference.module)
-        squares = torch.zeros(2, dtype=torch.float64)
+        squares = torch.zeros(2, dtype=torch.float64, device=get_device_name())
         for teacher, student in zip(_shards(self.reference.module), _shards(self.student.module), strict=True):
-            student = student.to(teacher.device, teacher.dtype)
-            squares += torch.stack([(teacher - student).double().square().sum(), student.double().square().sum()]).cpu()
-        squares = squares.to(get_device_name())
+            difference = teacher.to(student.device) - student
+            norms = [torch.linalg.vector_norm(shard, dtype=torch.float64) for shard in (difference, student)]
+            squares += torch.stack(norms).square().to(squares.device)
         torch.distributed.all_reduce(squares, group=self.student.get_data_parallel_group())
         difference, norm = squares.sqrt().tolist()
         return difference / norm if norm else math.nan
@@ -88,7 +100,8 @@ class EMATeacher(FrozenTeacher):
         reshard(self.reference.module)
         for teacher, student in zip(_shards(self.reference.module), _shards(self.student.module), strict=True):
             assert teacher.shape == student.shape, (teacher.shape, student.shape)
-            teacher.lerp_(student.to(teacher.device, teacher.dtype), self.rate)
+            # On the student's device: the reference rests in ordinary memory, where Ray leaves few threads to a worker.
+            teacher.copy_(torch.lerp(teacher.to(student.device), student.to(teacher.dtype), self.rate))
 
     def save(self, folder: str, global_step: int) -> None:
         reshard(self.reference.module)
@@ -121,7 +134,7 @@ class TrustRegionTeacher(FrozenTeacher):
     """The initial model mixed in log space with the current student, at weight `rate`."""
 
     def logits(self, score: Score) -> torch.Tensor:
-        return mix_in_log_space(super().logits(score), score(self.student), self.rate)
+        return mix_in_log_space(super().logits(score), self._student_logits(score), self.rate)
 
 
 class LiveTeacher(FrozenTeacher):
@@ -131,7 +144,7 @@ class LiveTeacher(FrozenTeacher):
         self.student = student
 
     def logits(self, score: Score) -> torch.Tensor:
-        return score(self.student)
+        return self._student_logits(score)
 
     def distance(self) -> float:
         return 0.0

@@ -8,6 +8,7 @@ from verl.sdpo.teacher import make_teacher
 from verl.single_controller.base.decorator import Dispatch, make_nd_compute_dataproto_dispatch_fn, register
 from verl.utils import tensordict_utils as tu
 from verl.utils.config import omega_conf_to_dataclass
+from verl.utils.device import get_torch_device
 from verl.workers.engine_workers import ActorRolloutRefWorker
 
 
@@ -31,6 +32,8 @@ class SelfDistillationWorker(ActorRolloutRefWorker):
     @register(dispatch_mode=make_nd_compute_dataproto_dispatch_fn(mesh_name="actor"))
     def update_actor(self, data: TensorDict) -> TensorDict:
         output = super().update_actor(data)
+        # With param_offload the student's weights may still be on their way to the host (verl/utils/fsdp_utils.py:197).
+        get_torch_device().synchronize()
         if self.settings.teacher_update_interval == "step":
             self.teacher.update()
         distance = self.teacher.distance()

@@ -55,7 +55,7 @@ def to_rows(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return rows
 
 
-@EngineRegistry.register(model_type=MODEL_TYPE, backend=["fsdp", "fsdp2"], device=["cuda", "npu"])
+@EngineRegistry.register(model_type=MODEL_TYPE, backend=["fsdp", "fsdp2"], device="cuda")
 class SelfDistillationEngine(FSDPEngineWithLMHead):
     """FSDP engine whose training step is SDPO, and which needs logits at response positions only."""
 
@@ -91,7 +91,7 @@ class SelfDistillationEngine(FSDPEngineWithLMHead):
     def _count_targets(self, data: TensorDict) -> None:
         """Count the distilled tokens and sequences of the global mini-batch: the loss's denominators."""
         tokens = data["response_mask"].to_padded_tensor(0).sum(-1) * data["self_distillation_mask"]
-        counts = torch.stack([tokens.sum(), (tokens > 0).sum()]).double().to(get_device_id())
+        counts = torch.stack([tokens.sum(), (tokens > 0).sum()]).long().to(get_device_id())
         torch.distributed.all_reduce(counts, group=self.get_data_parallel_group())
         num_tokens, num_sequences = counts.tolist()
         tu.assign_non_tensor(data, num_target_tokens=num_tokens, num_target_sequences=num_sequences)
@@ -203,7 +203,9 @@ class SelfDistillationEngine(FSDPEngineWithLMHead):
         )
         with autocast, logits_only_at(self.module, positions):
             logits = self.module(**model_inputs, use_cache=False).logits.squeeze(0)
-        return logits[: len(rows)] / batch["temperature"]
+        logits = logits[: len(rows)]
+        # Dividing copies the largest tensor of the step.
+        return logits if batch["temperature"] == 1.0 else logits / batch["temperature"]
 
     def _any_rank(self, flag: torch.Tensor) -> bool:
         flag = flag.int()

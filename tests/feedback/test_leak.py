@@ -17,7 +17,7 @@ def teacher_prompt(data_source: str, response: str, ground_truth: str, **options
     assert result["score"] == 0.0
     assert result["feedback"]
     messages = [{"role": "user", "content": "The question."}]
-    rollout = Rollout("group", messages, response, result["score"], result["feedback"])
+    rollout = Rollout("group", 0, messages, response, result["score"], result["feedback"])
     (prompt,) = build_teacher_prompts([rollout], SelfDistillationConfig(), seed="0")
     assert result["feedback"] in prompt.messages[-1]["content"]
     return prompt.messages[-1]["content"]

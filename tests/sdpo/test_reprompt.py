@@ -1,4 +1,5 @@
 from dataclasses import replace
+from itertools import count
 
 import pytest
 from hypothesis import given
@@ -22,8 +23,12 @@ SETTINGS = SelfDistillationConfig()
 QUESTION = [{"role": "user", "content": "Add 1 and 2."}]
 
 
+ATTEMPTS = count()
+
+
 def rollout(score=0.0, feedback=None, *, response="an answer", uid="group", messages=QUESTION, graded=True):
-    return Rollout(uid, messages, response, score, feedback, graded)
+    """One more attempt, later than all others."""
+    return Rollout(uid, next(ATTEMPTS), messages, response, score, feedback, graded)
 
 
 def build(rollouts, settings=SETTINGS, seed=0):
@@ -32,7 +37,7 @@ def build(rollouts, settings=SETTINGS, seed=0):
 
 def demonstrations(scores, settings=SETTINGS, seed=0):
     """Which sample's attempt each sample is shown."""
-    rollouts = [rollout(score, response=f"attempt {i}") for i, score in enumerate(scores)]
+    rollouts = [Rollout("group", i, QUESTION, f"attempt {i}", score) for i, score in enumerate(scores)]
     chosen = choose_demonstrations(rollouts, settings, str(seed))
     return [None if text is None else int(text.removeprefix("attempt ")) for text in chosen]
 
@@ -221,9 +226,17 @@ def test_first_success_of_the_group(scores, shown):
 
 def test_first_means_the_lowest_attempt_not_the_first_row():
     """Rows arrive in the order in which responses finished and are sorted by length; that must not choose."""
-    rows = [replace(rollout(1.0, response=f"attempt {n}"), attempt=n) for n in (2, 0, 1)]
+    rows = [Rollout("group", n, QUESTION, f"attempt {n}", 1.0) for n in (2, 0, 1)]
     shown = [prompt.demonstration for prompt in build(rows)]
     assert shown == ["attempt 0", "attempt 1", "attempt 0"]
+
+
+def test_rows_of_one_attempt_are_not_shown_each_other():
+    """An agent loop may split one attempt into several rows; all of them are its own."""
+    rows = [Rollout("group", n, QUESTION, f"attempt {n}, row {row}", 1.0) for n in (0, 1) for row in (0, 1)]
+    shown = [prompt.demonstration for prompt in build(rows)]
+    assert shown == ["attempt 1, row 0"] * 2 + ["attempt 0, row 0"] * 2
+    assert [prompt.has_target for prompt in build(rows[:2])] == [False, False]
 
 
 def test_own_success_may_be_shown_on_demand():
@@ -254,7 +267,7 @@ def test_random_choice_does_not_depend_on_the_order_of_the_rows():
     settings = replace(SETTINGS, demonstration_choice="random")
 
     def shown(order, uid):
-        rollouts = [Rollout(uid, QUESTION, f"answer {attempt}", 1.0, attempt=attempt) for attempt in order]
+        rollouts = [Rollout(uid, attempt, QUESTION, f"answer {attempt}", 1.0) for attempt in order]
         return dict(zip(order, choose_demonstrations(rollouts, settings, "0/1"), strict=True))
 
     in_turn = shown(range(8), "one run")

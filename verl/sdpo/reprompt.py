@@ -36,6 +36,8 @@ class Rollout:
 
     uid: str
     """Shared by the attempts at one question: the group."""
+    attempt: int
+    """Number within the group; the "first" success has the lowest. Agent loops may make several rows of one attempt."""
     messages: Sequence[Message]
     """The chat that the student answered."""
     response: str
@@ -45,8 +47,6 @@ class Rollout:
     """What the environment said about this attempt."""
     graded: bool = True
     """False: the grader failed, or the row is padding. It is neither distilled nor shown to anyone."""
-    attempt: int = 0
-    """Number of this attempt within its group; the "first" success is the one with the lowest."""
 
 
 @dataclass(frozen=True)
@@ -104,18 +104,18 @@ def choose_demonstrations(rollouts: Sequence[Rollout], settings: RepromptSetting
     success that is empty once its thinking is removed shows nothing and is passed over.
     """
     successes: dict[str, list[tuple[int, str]]] = {}
-    for index, rollout in sorted(enumerate(rollouts), key=lambda item: item[1].attempt):
+    for rollout in sorted(rollouts, key=lambda rollout: rollout.attempt):
         if rollout.graded and rollout.score >= settings.success_reward_threshold:
             strip = settings.remove_thinking_from_demonstration
             text = remove_thinking(rollout.response) if strip else rollout.response
             if text.strip():
-                successes.setdefault(rollout.uid, []).append((index, text))
+                successes.setdefault(rollout.uid, []).append((rollout.attempt, text))
     demonstrations: list[str | None] = []
-    for index, rollout in enumerate(rollouts):
+    for rollout in rollouts:
         candidates = [
             text
             for owner, text in successes.get(rollout.uid, [])
-            if owner != index or not settings.dont_reprompt_on_self_success
+            if owner != rollout.attempt or not settings.dont_reprompt_on_self_success
         ]
         if not candidates or not rollout.graded:
             demonstrations.append(None)

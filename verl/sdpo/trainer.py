@@ -114,14 +114,15 @@ class SelfDistillationTrainer(StoppableTrainer):
                 tools = self._tools_shown(rollouts[i].messages, student_prompt, extra_infos[i])
                 prompts[i], token_ids = self._fit(prompt, rollouts[i], tools)
                 rows[i] = torch.cat([torch.tensor(token_ids, dtype=rows[i].dtype), responses[i]])
-                prompt_lens.append(len(token_ids))
+            if prompts[i].has_target:
+                prompt_lens.append(len(rows[i]) - len(responses[i]))
 
         metrics.update(reprompt_metrics(rollouts, prompts, self.settings))
         if prompt_lens:
             metrics["self_distillation/teacher_prompt_length/mean"] = sum(prompt_lens) / len(prompt_lens)
             metrics["self_distillation/teacher_prompt_length/max"] = max(prompt_lens)
         else:
-            self._report_no_target(rollouts)
+            self._report_no_target(rollouts, prompts)
         if self.config.trainer.rollout_data_dir:
             self._dump_teacher_prompts(rollouts, prompts)
 
@@ -199,7 +200,7 @@ class SelfDistillationTrainer(StoppableTrainer):
             graded = not tag.get("is_padding", False) and not info.get("grader_error", False)
             # Keys are {uid}_{session}_{index of the loop's output} (verl/trainer/ppo/v1/agent_loop_tq.py).
             attempt = int(key.rsplit("_", 2)[1])
-            rollouts.append(Rollout(uid, messages, response, score, info.get("feedback"), graded, attempt))
+            rollouts.append(Rollout(uid, attempt, messages, response, score, info.get("feedback"), graded))
         return rollouts
 
     def _tools_shown(
@@ -237,19 +238,22 @@ class SelfDistillationTrainer(StoppableTrainer):
             decode=self.tokenizer.decode,
         )
 
-    def _report_no_target(self, rollouts: Sequence[Rollout]) -> None:
+    def _report_no_target(self, rollouts: Sequence[Rollout], prompts: Sequence[TeacherPrompt]) -> None:
         best = max((rollout.score for rollout in rollouts if rollout.graded), default=float("nan"))
         logger.warning(
             "step %d: NO TARGET. No sample has a demonstration or usable feedback, so this step teaches nothing. Best "
             "score %.3g against success_reward_threshold=%.3g; %d of %d samples came with feedback "
-            "(include_environment_feedback=%s). A lone success is no demonstration for itself: raise rollout.n, lower "
-            "the threshold, start from easier tasks, or let the reward function return feedback.",
+            "(include_environment_feedback=%s); %d lost theirs to max_reprompt_len=%d. A lone success is no "
+            "demonstration for itself: raise rollout.n, lower the threshold, start from easier tasks, let the reward "
+            "function return feedback, or raise max_reprompt_len.",
             self.global_steps,
             best,
             self.settings.success_reward_threshold,
             sum(has_feedback(rollout) for rollout in rollouts),
             len(rollouts),
             self.settings.include_environment_feedback,
+            sum(prompt.truncated for prompt in prompts),
+            self.settings.max_reprompt_len,
         )
 
     def _dump_teacher_prompts(self, rollouts: Sequence[Rollout], prompts: Sequence[TeacherPrompt]) -> None:

@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 import verl
-from verl.sdpo.config import SelfDistillationConfig, is_sdpo, validate_data_files, validate_training_config
+from verl.sdpo.config import SelfDistillationConfig, is_sdpo, local_files, validate_data_files, validate_training_config
 
 BLOCK = "actor_rollout_ref.actor.self_distillation"
 
@@ -38,6 +38,12 @@ DEFAULTS = {
     "max_grader_error_rate": 0.01,
 }
 
+FSDP = {
+    "ulysses_sequence_parallel_size": 1,
+    "fsdp_size": -1,
+    "use_orig_params": False,
+    "wrap_policy": {"min_num_params": 0},
+}
 # What `validate_training_config` reads of a training that is ready to start.
 VALID = {
     "trainer": {"use_v1": True, "v1": {"trainer_mode": "sdpo"}, "nnodes": 1, "n_gpus_per_node": 4},
@@ -74,12 +80,12 @@ VALID = {
             "loss_agg_mode": "token-mean",
             "loss_scale_factor": None,
             "ulysses_sequence_parallel_size": 1,
-            "fsdp_config": {"ulysses_sequence_parallel_size": 1, "fsdp_size": -1},
+            "fsdp_config": FSDP,
         },
         "ref": {
             "strategy": "fsdp2",
             "ulysses_sequence_parallel_size": 1,
-            "fsdp_config": {"ulysses_sequence_parallel_size": 1, "fsdp_size": -1, "model_dtype": "fp32"},
+            "fsdp_config": {**FSDP, "model_dtype": "fp32"},
             "log_prob_use_dynamic_bsz": True,
             "log_prob_micro_batch_size_per_gpu": None,
         },
@@ -200,9 +206,17 @@ def test_a_valid_training_passes(teacher, strategy):
 
 
 IMPOSSIBLE = [
-    (
-        {"actor_rollout_ref.ref.fsdp_config.fsdp_size": 2},
-        ["ref.fsdp_config.fsdp_size=2", "actor.fsdp_config.fsdp_size=-1", "Set both to the same value"],
+    *(
+        (
+            {f"actor_rollout_ref.ref.fsdp_config.{key}": value},
+            [f"ref.fsdp_config.{key}={value}", f"actor.fsdp_config.{key}={FSDP.get(key)}", "same value"],
+        )
+        for key, value in (
+            ("fsdp_size", 2),
+            ("use_orig_params", True),
+            ("wrap_policy", {"min_num_params": 1}),
+            ("mixed_precision", {"param_dtype": "fp16"}),
+        )
     ),
     ({"trainer.use_v1": False}, ["loss_mode=sdpo", "trainer.use_v1=False", "--config-name sdpo"]),
     ({"trainer.v1.trainer_mode": "sync"}, ["loss_mode=sdpo", "trainer_mode=sync", "trainer_mode=sdpo"]),
@@ -235,7 +249,7 @@ IMPOSSIBLE = [
     ),
     (
         {"algorithm.use_kl_in_reward": True},
-        ["algorithm.use_kl_in_reward=True", "teacher_regularization=ema", "Set algorithm.use_kl_in_reward=False"],
+        ["algorithm.use_kl_in_reward=True", "SDPO does not read", "actor.use_kl_loss=True"],
     ),
     (
         {"actor_rollout_ref.actor.use_kl_loss": True},
@@ -306,7 +320,7 @@ def test_a_missing_block_is_explained():
 @pytest.mark.parametrize(
     "overrides",
     [
-        {f"{BLOCK}.teacher_regularization": "trust-region", "algorithm.use_kl_in_reward": True},
+        {f"{BLOCK}.teacher_regularization": "trust-region", "actor_rollout_ref.actor.use_kl_loss": True},
         {f"{BLOCK}.teacher_regularization": "frozen", "actor_rollout_ref.ref.fsdp_config.model_dtype": "bf16"},
         {"actor_rollout_ref.actor.use_dynamic_bsz": False, "actor_rollout_ref.actor.ppo_max_token_len_per_gpu": 1},
         STATIC,
@@ -377,10 +391,22 @@ def test_missing_data_is_named_with_the_setting_that_leads_to_it(parquet, tmp_pa
         )
 
 
+def test_a_pattern_stands_for_the_files_that_it_matches(parquet, tmp_path):
+    here, nowhere = parquet("prompt"), str(tmp_path / "none-*.parquet")
+    pattern = str(Path(here).parent / "*.parquet")
+    assert local_files({"train_files": pattern, "val_files": [nowhere]}, "train_files", "val_files") == [
+        *sorted(Path(here).parent.glob("*.parquet")),
+        Path(nowhere),
+    ]
+    files = {"data.train_files": pattern, "data.val_files": here}
+    validate_data_files(training_config(files))
+    with pytest.raises(ValueError, match=r"there is no .*none-\*\.parquet"):
+        validate_data_files(training_config({**files, "data.train_files": nowhere}))
+
+
 def test_data_that_verl_alone_knows_how_to_find_is_not_looked_for(parquet, tmp_path):
     missing = {"data.train_files": str(tmp_path / "missing.parquet"), "data.val_files": parquet("prompt")}
     validate_data_files(training_config({**missing, "data.custom_cls.path": "mine.py"}))
-    validate_data_files(training_config({**missing, "data.train_files": str(tmp_path / "*.parquet")}))
     vanilla = {**missing, "actor_rollout_ref.actor.policy_loss.loss_mode": "vanilla"}
     validate_data_files(training_config(vanilla))
     with pytest.raises(ValueError, match="there is no"):

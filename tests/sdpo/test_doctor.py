@@ -419,18 +419,25 @@ def test_driver_and_model_problems_are_findings(monkeypatch, tmp_path):
 # What a run meets
 
 
-def write_parquet(path: Path, *columns: str) -> str:
+def write_parquet(path: Path, *columns: str) -> Path:
     pq.write_table(pa.table({column: ["value"] for column in columns}), path)
-    return str(path)
+    return path
 
 
 def test_data(tmp_path):
     good = write_parquet(tmp_path / "good.parquet", "prompt", "data_source", "reward_model")
     bad = write_parquet(tmp_path / "bad.parquet", "prompt")
     (tmp_path / "text.parquet").write_text("not a parquet file")
-    assert only(surroundings.check_data("train_files", good)).status == OK
-    assert "lacks ['data_source', 'reward_model']" in only(surroundings.check_data("val_files", [bad])).found
-    absent, broken = surroundings.check_data("val_files", [str(tmp_path / "no"), str(tmp_path / "text.parquet")])
+
+    def check(*files, **data):
+        names = {"prompt_key": "prompt", "reward_fn_key": "data_source", "custom_cls": {"path": None}}
+        return surroundings.check_data({**names, **data, "val_files": [str(file) for file in files]}, "val_files")
+
+    assert only(check(good)).status == only(check(tmp_path / "g*.parquet")).status == OK
+    assert "lacks ['data_source', 'reward_model']" in only(check(bad)).found
+    assert "lacks ['question']" in only(check(good, prompt_key="question")).found
+    assert only(check(tmp_path / "no", custom_cls={"path": "mine.py"})).status == OK
+    absent, broken = check(tmp_path / "no", tmp_path / "text.parquet")
     assert (absent.status, broken.status) == (FAIL, FAIL)
     assert "is not there" in absent.found
     assert "\n" not in broken.found

@@ -6,7 +6,7 @@ Hydra, so that the yaml files never repeat them.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from glob import has_magic
+from glob import glob
 from math import ceil
 from numbers import Real
 from pathlib import Path
@@ -158,9 +158,13 @@ def is_sdpo(config: Mapping) -> bool:
 
 
 def local_files(data: Mapping, *keys: str) -> list[Path]:
-    """The files of `data.train_files`, `data.val_files`, ... that are not to be fetched from elsewhere."""
-    files = [file for key in keys for file in ([data[key]] if isinstance(data[key], str) else data[key] or [])]
-    return [Path(file).expanduser() for file in files if "://" not in file]
+    """The files of `data.train_files`, `data.val_files`, ... that are not to be fetched from elsewhere.
+
+    Patterns are expanded, as `datasets` does for verl; one without a match stands for itself.
+    """
+    names = [name for key in keys for name in ([data[key]] if isinstance(data[key], str) else data[key] or [])]
+    paths = [str(Path(name).expanduser()) for name in names if "://" not in name]
+    return [Path(file) for path in paths for file in sorted(glob(path, recursive=True)) or [path]]
 
 
 def validate_data_files(config: Mapping) -> None:
@@ -170,12 +174,12 @@ def validate_data_files(config: Mapping) -> None:
         ValueError: naming the missing file, and the setting of `user.yaml` that leads to it.
     """
     data = config["data"]
-    # A dataset class of the user's own may read anything, and verl expands patterns.
+    # A dataset class of the user's own may read anything.
     if data["custom_cls"]["path"] or not (is_sdpo(config) or "vars" in config):
         return
     for key in ("train_files", "val_files"):
         for file in local_files(data, key):
-            if not file.is_file() and not has_magic(str(file)):
+            if not file.is_file():
                 raise ValueError(
                     f"data.{key}: there is no {file}. With user.yaml that is vars.dir (SDPO_DIR) / vars.task (TASK); "
                     "data/README.md says how to make the files."
@@ -238,12 +242,17 @@ def _validate_model(actor: Mapping, ref: Mapping, model: Mapping, teacher: str) 
             f"actor_rollout_ref.ref.strategy={ref['strategy']} differs from actor.strategy={actor['strategy']}: the "
             "teacher is averaged shard by shard. Set both to the same value."
         )
-    for key in ("fsdp_size", "use_orig_params", "wrap_policy"):
+    unlike = "the teacher's shards would not pair up with the student's"
+    for key, reason in (
+        ("fsdp_size", unlike),
+        ("use_orig_params", unlike),
+        ("wrap_policy", unlike),
+        ("mixed_precision", "teacher and student would differ by rounding alone"),
+    ):
         if actor["fsdp_config"].get(key) != ref["fsdp_config"].get(key):
             raise ValueError(
                 f"actor_rollout_ref.ref.fsdp_config.{key}={ref['fsdp_config'].get(key)} differs from "
-                f"actor.fsdp_config.{key}={actor['fsdp_config'].get(key)}: the teacher's shards would not pair up with "
-                "the student's. Set both to the same value."
+                f"actor.fsdp_config.{key}={actor['fsdp_config'].get(key)}: {reason}. Set both to the same value."
             )
     if model["use_fused_kernels"]:
         raise ValueError(
@@ -268,16 +277,19 @@ def _validate_model(actor: Mapping, ref: Mapping, model: Mapping, teacher: str) 
 
 
 def _validate_reference(config: Mapping, teacher: str) -> None:
+    if config["algorithm"]["use_kl_in_reward"]:
+        raise ValueError(
+            f"algorithm.use_kl_in_reward=True with loss_mode={LOSS_MODE}: it changes advantages, which SDPO does not "
+            "read. Set algorithm.use_kl_in_reward=False; a KL to the initial model is actor.use_kl_loss=True with "
+            f"{BLOCK}.teacher_regularization=trust-region or frozen."
+        )
     if teacher == "ema":
-        for key, is_set in (
-            ("algorithm.use_kl_in_reward", config["algorithm"]["use_kl_in_reward"]),
-            ("actor_rollout_ref.actor.use_kl_loss", config["actor_rollout_ref"]["actor"]["use_kl_loss"]),
-        ):
-            if is_set:
-                raise ValueError(
-                    f"{key}=True with {BLOCK}.teacher_regularization=ema: the reference model is the moving teacher, "
-                    f"no fixed reference is left for the KL. Set {key}=False, or teacher_regularization=trust-region."
-                )
+        if config["actor_rollout_ref"]["actor"]["use_kl_loss"]:
+            raise ValueError(
+                f"actor_rollout_ref.actor.use_kl_loss=True with {BLOCK}.teacher_regularization=ema: the reference "
+                "model is the moving teacher, no fixed reference is left for the KL. Set use_kl_loss=False, or "
+                "teacher_regularization=trust-region."
+            )
         dtype = config["actor_rollout_ref"]["ref"]["fsdp_config"]["model_dtype"]
         if dtype not in ("fp32", "float32"):
             raise ValueError(
@@ -328,7 +340,7 @@ def _validate_micro_batches(config: Mapping) -> None:
         ("actor.ppo_micro_batch_size_per_gpu", actor["use_dynamic_bsz"], mini_batch),
         ("rollout.log_prob_micro_batch_size_per_gpu", rollout["log_prob_use_dynamic_bsz"], batch),
     ]
-    if actor["use_kl_loss"] or config["algorithm"]["use_kl_in_reward"]:
+    if actor["use_kl_loss"]:
         checks.append(("ref.log_prob_micro_batch_size_per_gpu", ref["log_prob_use_dynamic_bsz"], batch))
     if mini_batch * rollout["n"] % gpus:
         raise ValueError(

@@ -76,8 +76,8 @@ def examine_machine(config) -> Iterator[Finding]:
 
     yield from check_capacity(config)
     yield check_sandbox()
-    yield from check_data("train_files", config.data.train_files)
-    yield from check_data("val_files", config.data.val_files)
+    for key in ("train_files", "val_files"):
+        yield from check_data(config.data, key)
     yield from check_wandb(config.trainer.logger)
 
 

@@ -1,14 +1,13 @@
 """The doctor's look at what a run meets: the sandbox for programs, the data, the login at wandb."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from netrc import NetrcParseError, netrc
 from pathlib import Path
 from urllib.parse import urlparse
 
+from verl.sdpo.config import local_files
 from verl.sdpo.doctor.finding import FAIL, OK, WARN, Finding, describe
-
-DATA_COLUMNS = {"prompt", "data_source", "reward_model"}
 
 
 def check_sandbox() -> Finding:
@@ -31,13 +30,16 @@ def check_sandbox() -> Finding:
     return Finding(WARN, subject, f"{found}: programs cannot be graded here", needs)
 
 
-def check_data(key: str, files) -> Iterator[Finding]:
+def check_data(data: Mapping, key: str) -> Iterator[Finding]:
     """Whether the parquet files of `data.<key>` are there and have the columns that verl and the graders read."""
     import pyarrow.lib
     import pyarrow.parquet as pq
 
-    for file in [files] if isinstance(files, str) else files or []:
-        path = Path(file).expanduser()
+    if data["custom_cls"]["path"]:
+        yield Finding(OK, f"data {key.split('_')[0]}", f"read by {data['custom_cls']['path']}, not looked at")
+        return
+    columns = {data["prompt_key"], data["reward_fn_key"], "reward_model"}
+    for path in local_files(data, key):
         subject = f"data {key.split('_')[0]}"
         if not path.is_file():
             fix = f"Make it (data/README.md), or set vars.dir and vars.task, or data.{key}."
@@ -48,7 +50,7 @@ def check_data(key: str, files) -> Iterator[Finding]:
         except (pyarrow.lib.ArrowException, OSError) as error:
             yield Finding(FAIL, subject, f"{path}: {describe(error)}", "Make it again: data/README.md.")
             continue
-        missing = DATA_COLUMNS - set(metadata.schema.to_arrow_schema().names)
+        missing = columns - set(metadata.schema.to_arrow_schema().names)
         if missing:
             yield Finding(FAIL, subject, f"{path} lacks {sorted(missing)}", "Make it with data/preprocess.py.")
         else:

@@ -71,13 +71,19 @@ def test_configurations_compose_and_loss_mode_is_the_one_switch(tmp_path):
         "        print(name, compose(name).trainer.v1.trainer_mode)\n"
         "    vanilla = compose('sdpo', ['actor_rollout_ref.actor.policy_loss.loss_mode=vanilla'])\n"
         "    print('vanilla', vanilla.trainer.v1.trainer_mode)\n"
+        "    for name in ('sdpo', 'baseline_grpo'):\n"
+        "        trainer = compose(name, ['vars.task=sets/a/b', 'vars.seed=7']).trainer\n"
+        "        print(trainer.experiment_name, trainer.default_local_dir.endswith(trainer.experiment_name))\n"
     )
-    assert python(code, tmp_path).splitlines()[-5:] == [
+    assert python(code, tmp_path).splitlines()[-7:] == [
         "sdpo sdpo",
         "sdpo_cpu sdpo",
         "baseline_grpo sync",
         "baseline_grpo_cpu sync",
         "vanilla sync",
+        # A run goes on from what it finds under its name, so no two may share one.
+        "sdpo-sets-a-b-Qwen3-8B-seed7 True",
+        "grpo-sets-a-b-Qwen3-8B-seed7 True",
     ]
 
 

@@ -65,8 +65,8 @@ def test_the_configuration_is_the_papers(composed, which):
     assert (rollout.seed, config.data.seed, actor.data_loader_seed) == (3, 3, 3)
     assert rollout.agent.default_agent_loop == "seeded_single_turn_agent"
     assert config.reward.custom_reward_function.reward_kwargs.hidden_file == config.data.val_files
-    assert config.test_time.log.endswith("/sdpo_ttt/q_7/seed3.attempts.jsonl")
-    assert config.trainer.default_local_dir.endswith("/sdpo_ttt/q_7/seed3")
+    assert config.test_time.log.endswith("/ttt-sdpo-q_7-Qwen3-8B-seed3.attempts.jsonl")
+    assert config.trainer.default_local_dir.endswith("/ttt-sdpo-q_7-Qwen3-8B-seed3")
 
 
 def test_the_gpu_settings_are_those_of_the_model(composed):

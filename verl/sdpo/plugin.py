@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import wrapt
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 import verl
 from verl.sdpo import SUPPORTED_VERL
@@ -42,6 +42,16 @@ def trainer_mode(loss_mode: str) -> str:
 def steps(budget: int, rollouts: int) -> int:
     """Resolver `sdpo.steps` of `sdpo_ttt.yaml`: training steps that make at least `budget` attempts."""
     return -(-budget // rollouts)
+
+
+def run_name(*, _root_: DictConfig) -> str:
+    """Resolver `sdpo.run_name` of `user.yaml`: verl continues whatever is saved under a run's name, so that two
+    algorithms, tasks, models or seeds must not share one. Without slashes, as verl's file logger makes no folders.
+    """
+    loss_mode = _root_.actor_rollout_ref.actor.policy_loss.loss_mode
+    algorithm = loss_mode if loss_mode == LOSS_MODE else _root_.algorithm.adv_estimator
+    task = str(_root_.vars.task).strip("/").replace("/", "-")
+    return f"{algorithm}-{task}-{Path(_root_.actor_rollout_ref.model.path).name}-seed{_root_.vars.seed}"
 
 
 def register_with_hydra(_module) -> None:
@@ -112,6 +122,7 @@ def register_agent_loop(_module) -> None:
 def load() -> None:
     OmegaConf.register_new_resolver("sdpo.trainer_mode", trainer_mode, replace=True)
     OmegaConf.register_new_resolver("sdpo.steps", steps, replace=True)
+    OmegaConf.register_new_resolver("sdpo.run_name", run_name, replace=True)
     wrapt.register_post_import_hook(register_with_hydra, "hydra")
     wrapt.register_post_import_hook(validate_before_ray, "verl.utils.config")
     wrapt.register_post_import_hook(register_policy_loss, "verl.trainer.ppo.core_algos")

@@ -18,5 +18,7 @@ class SeededSingleTurnAgentLoop(SingleTurnAgentLoop):
     """
 
     async def run(self, sampling_params: dict[str, Any], **kwargs) -> AgentLoopOutput:
-        name = f"{self.rollout_config.seed}/{kwargs['global_steps']}/{kwargs['index']}/{kwargs['session_id']}"
-        return await super().run({**sampling_params, "seed": zlib.crc32(name.encode())}, **kwargs)
+        # The index is that of `extra_info`, 0 in data without one; two rows with the same question have different ones.
+        sample = (kwargs["global_steps"], kwargs["index"], kwargs["session_id"], list(kwargs["raw_prompt"]))
+        seed = zlib.crc32(f"{self.rollout_config.seed}/{sample}".encode())
+        return await super().run({**sampling_params, "seed": seed}, **kwargs)

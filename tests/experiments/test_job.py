@@ -259,6 +259,7 @@ def test_doctor_comes_first_and_has_the_same_overrides(machine):
     run = machine.run(SWEEP, "--local", "a=b", STATUS="1")
     assert run.returncode == 1
     assert "doctor a=b" in run.stderr
+    assert "start all the same with SDPO_SKIP_DOCTOR=yes" in run.stderr
     assert "training -m" not in "".join(log.read_text() for log in (machine.runs / NAME).glob("output-*.log"))
     assert machine.run(SWEEP, "--local", STATUS="1", SDPO_SKIP_DOCTOR="yes").returncode == 0
 

@@ -1,5 +1,6 @@
 """Every shell script of the repository."""
 
+import shutil
 import subprocess
 import sysconfig
 from pathlib import Path
@@ -30,3 +31,17 @@ def test_shellcheck_finds_nothing():
     shellcheck = Path(sysconfig.get_path("scripts"), "shellcheck")
     run = subprocess.run([shellcheck, *shell_scripts()], cwd=REPO, capture_output=True, text=True)
     assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
+
+
+def test_setup_does_not_empty_an_environment_that_it_did_not_make(tmp_path):
+    (tmp_path / "experiments").mkdir()
+    script = shutil.copy(REPO / "experiments" / "setup_cpu.sh", tmp_path / "experiments")
+    shutil.copy(REPO / "requirements-cpu.txt", tmp_path)
+    precious = tmp_path / "elsewhere" / "precious.txt"
+    precious.parent.mkdir()
+    precious.write_text("mine")
+    (tmp_path / ".venv").symlink_to(precious.parent)
+    run = subprocess.run(["bash", script], capture_output=True, text=True)
+    assert run.returncode == 1
+    assert "was not made by" in run.stderr
+    assert precious.read_text() == "mine"

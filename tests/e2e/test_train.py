@@ -1,8 +1,11 @@
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 from tests.e2e import tiny
 
@@ -103,6 +106,18 @@ def test_resumed_run_equals_the_uninterrupted_one(two_steps, train, tmp_path):
     for name in ("actor/pg_loss", "self_distillation/kl", "self_distillation/teacher_student_distance"):
         assert resumed[name] == pytest.approx(steps[1][name], rel=1e-5), name
     assert resumed["critic/score/mean"] == steps[1]["critic/score/mean"]
+
+
+def test_a_checkpoint_becomes_an_ordinary_model(two_steps, tmp_path):
+    """By verl's own tool, as docs/training.md says; the teacher in the actor's folder does not disturb it."""
+    folder, _ = two_steps
+    actor = folder / "checkpoints" / "global_step_2" / "actor"
+    command = ["-m", "verl.model_merger", "merge", "--backend", "fsdp", "--local_dir", actor, "--target_dir", tmp_path]
+    run = subprocess.run([sys.executable, *command], cwd=folder, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    trained = torch.load(actor / "model_world_size_1_rank_0.pt", weights_only=False)
+    for name, weight in AutoModelForCausalLM.from_pretrained(tmp_path).state_dict().items():
+        torch.testing.assert_close(weight.float(), trained[name].to_local(), rtol=1e-2, atol=1e-3)
 
 
 @pytest.fixture(scope="module")

@@ -60,7 +60,10 @@ def check_data_sources(names: Iterable[str], **kwargs: Any):
 
 def _data_source(name: str) -> DataSource:
     if name not in DATA_SOURCES:
-        raise ValueError(f"No grader for data_source {name!r}. Known: {', '.join(DATA_SOURCES)}.")
+        raise ValueError(
+            f"No grader for data_source {name!r}. Known: {', '.join(DATA_SOURCES)}. For a task of your own set "
+            "reward.custom_reward_function.path to your reward function (docs/training.md)."
+        )
     return DATA_SOURCES[name]
 
 

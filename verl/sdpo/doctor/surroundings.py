@@ -70,10 +70,10 @@ def check_wandb(loggers) -> Iterator[Finding]:
         return
     mode = os.environ.get("WANDB_MODE", "online")
     host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
-    file = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+    files = [Path(name).expanduser() for name in (os.environ.get("NETRC", "~/.netrc"), "~/_netrc")]
     if mode != "online":
         yield Finding(OK, "wandb", f"WANDB_MODE={mode}")
-    elif os.environ.get("WANDB_API_KEY") or has_login(file, host):
+    elif os.environ.get("WANDB_API_KEY") or any(has_login(file, host) for file in files):
         yield Finding(OK, "wandb", f"there is a login for {host}")
     else:
         fix = "wandb login, or WANDB_MODE=offline, or a trainer.logger without wandb."

@@ -12,7 +12,7 @@ from verl.sdpo.config import is_sdpo
 GIB = 2**30
 FLOAT32 = 4
 BFLOAT16 = 2
-# verl's processes without the model: the quickstart's measured peak, 12.4 to 13.0 GiB, less what is counted here.
+# verl's processes without the model: the quickstart's measured peak, 12.3 to 13.0 GiB, less what is counted here.
 CPU_PROCESSES = 9 * GIB
 
 

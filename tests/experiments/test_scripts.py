@@ -1,5 +1,6 @@
 """Every shell script of the repository."""
 
+import os
 import shutil
 import subprocess
 import sysconfig
@@ -33,15 +34,20 @@ def test_shellcheck_finds_nothing():
     assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
 
 
-def test_setup_does_not_empty_an_environment_that_it_did_not_make(tmp_path):
+@pytest.mark.parametrize("folder", [".venv", "elsewhere"], ids=["folder", "link"])
+def test_setup_does_not_empty_an_environment_that_it_did_not_make(tmp_path, folder):
     (tmp_path / "experiments").mkdir()
     script = shutil.copy(REPO / "experiments" / "setup_cpu.sh", tmp_path / "experiments")
     shutil.copy(REPO / "requirements-cpu.txt", tmp_path)
-    precious = tmp_path / "elsewhere" / "precious.txt"
+    precious = tmp_path / folder / "precious.txt"
     precious.parent.mkdir()
     precious.write_text("mine")
-    (tmp_path / ".venv").symlink_to(precious.parent)
-    run = subprocess.run(["bash", script], capture_output=True, text=True)
+    if folder != ".venv":
+        (tmp_path / ".venv").symlink_to(precious.parent)
+        # One that another clone's set-up has made, from other pins.
+        (precious.parent / "installed-requirements.txt").write_text("torch==1.0\n")
+    # Without a Python it could not install anything, were it to go on.
+    run = subprocess.run(["bash", script], env={**os.environ, "PYTHON": "none"}, capture_output=True, text=True)
     assert run.returncode == 1
     assert "was not made by" in run.stderr
     assert precious.read_text() == "mine"

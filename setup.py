@@ -9,6 +9,7 @@ from setuptools import setup
 setup(
     packages=[
         "verl.sdpo",
+        "verl.sdpo.adapters",
         "verl.sdpo.cpu",
         "verl.sdpo.doctor",
         "verl.sdpo.test_time",

@@ -46,5 +46,5 @@ submit_sdpo sdpo_ttt \
     trainer.save_freq=2
 finished=yes
 launcher_finish || finished=
-"$PYTHON" -m verl.sdpo.discovery "$TTT_DIR"
+"$PYTHON" -m verl.sdpo.test_time.discovery "$TTT_DIR"
 [[ -n $finished ]]

@@ -7,7 +7,7 @@
 #   MODEL      (Qwen/Qwen3-8B)
 #   SINGLES    (lcb_v6_singles) folder of one folder per question, below SDPO_DIR; made by data/prepare_data_splits.sh
 #   TTT_DIR    (SDPO_DIR/outputs/ttt) where the run folders go
-# Afterwards: python -m verl.sdpo.discovery outputs/ttt
+# Afterwards: python -m verl.sdpo.test_time.discovery outputs/ttt
 source "$(dirname "${BASH_SOURCE[0]}")/../launcher.sh"
 
 SEEDS=${SEEDS:-0}

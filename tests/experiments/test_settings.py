@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from experiments.effective_config import compose_runs, table
 from tests.experiments.conftest import REPO, SCRIPTS
-from verl.sdpo.config import validate_training_config
+from verl.sdpo.adapters.validation import validate_training_config
 
 ACTOR = "actor_rollout_ref.actor"
 ROLLOUT = "actor_rollout_ref.rollout"

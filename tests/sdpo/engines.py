@@ -17,8 +17,8 @@ from torch.distributed.fsdp import _init_utils
 from torch.nn.utils.rnn import pad_sequence
 from transformers import LlamaForCausalLM
 
+from verl.sdpo.adapters.engine import MODEL_TYPE, SelfDistillationEngine
 from verl.sdpo.config import SelfDistillationConfig
-from verl.sdpo.engine import MODEL_TYPE, SelfDistillationEngine
 from verl.sdpo.loss import compute_self_distillation_loss, mix_in_log_space
 from verl.sdpo.teacher import FrozenTeacher, make_teacher
 from verl.trainer.config import CheckpointConfig

@@ -9,7 +9,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 import verl
-from verl.sdpo.config import SelfDistillationConfig, is_sdpo, local_files, validate_data_files, validate_training_config
+from verl.sdpo.adapters.data import local_files, validate_files
+from verl.sdpo.adapters.validation import validate_training_config
+from verl.sdpo.config import SelfDistillationConfig, is_sdpo
 
 BLOCK = "actor_rollout_ref.actor.self_distillation"
 
@@ -382,10 +384,10 @@ def test_text_data_and_files_of_others_pass(parquet, tmp_path):
 def test_missing_data_is_named_with_the_setting_that_leads_to_it(parquet, tmp_path):
     here, missing = parquet("prompt"), str(tmp_path / "missing.parquet")
     files = {"data.train_files": [here, "hdfs://somewhere/else.parquet"], "data.val_files": here}
-    validate_data_files(training_config(files))
+    validate_files(training_config(files))
     for key, those in (("train_files", [here, missing]), ("val_files", missing)):
         with pytest.raises(ValueError) as raised:
-            validate_data_files(training_config({**files, f"data.{key}": those}))
+            validate_files(training_config({**files, f"data.{key}": those}))
         assert str(raised.value).startswith(
             f"data.{key}: there is no {missing}. With user.yaml that is vars.dir (SDPO_DIR) / vars.task (TASK);"
         )
@@ -399,18 +401,18 @@ def test_a_pattern_stands_for_the_files_that_it_matches(parquet, tmp_path):
         Path(nowhere),
     ]
     files = {"data.train_files": pattern, "data.val_files": here}
-    validate_data_files(training_config(files))
+    validate_files(training_config(files))
     with pytest.raises(ValueError, match=r"there is no .*none-\*\.parquet"):
-        validate_data_files(training_config({**files, "data.train_files": nowhere}))
+        validate_files(training_config({**files, "data.train_files": nowhere}))
 
 
 def test_data_that_verl_alone_knows_how_to_find_is_not_looked_for(parquet, tmp_path):
     missing = {"data.train_files": str(tmp_path / "missing.parquet"), "data.val_files": parquet("prompt")}
-    validate_data_files(training_config({**missing, "data.custom_cls.path": "mine.py"}))
+    validate_files(training_config({**missing, "data.custom_cls.path": "mine.py"}))
     vanilla = {**missing, "actor_rollout_ref.actor.policy_loss.loss_mode": "vanilla"}
-    validate_data_files(training_config(vanilla))
+    validate_files(training_config(vanilla))
     with pytest.raises(ValueError, match="there is no"):
-        validate_data_files(training_config({**vanilla, "vars": {"dir": "of user.yaml"}}))
+        validate_files(training_config({**vanilla, "vars": {"dir": "of user.yaml"}}))
 
 
 # Stock verl

@@ -8,9 +8,9 @@ import pytest
 import torch
 from transfer_queue import KVBatchMeta
 
+from verl.sdpo.adapters.worker import SelfDistillationWorker
 from verl.sdpo.config import SelfDistillationConfig
 from verl.sdpo.reprompt import Rollout, TeacherPrompt
-from verl.sdpo.worker import SelfDistillationWorker
 from verl.trainer.ppo.utils import Role
 from verl.trainer.ppo.v1 import get_trainer_cls
 from verl.utils.tensordict_utils import get_tensordict
@@ -138,7 +138,7 @@ def queue(trainer, monkeypatch):
     trainer.tool_schemas, trainer.search = {}, None
     trainer.config = SimpleNamespace(trainer=SimpleNamespace(rollout_data_dir=None))
     queue = Queue()
-    monkeypatch.setattr("verl.sdpo.trainer.tq", queue)
+    monkeypatch.setattr("verl.sdpo.adapters.trainer.tq", queue)
     return queue
 
 

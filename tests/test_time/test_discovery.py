@@ -3,8 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from verl.sdpo import discovery
-from verl.sdpo.discovery import Run, bootstrap, find_runs, horizon, read_run, table
+from verl.sdpo.test_time import discovery
+from verl.sdpo.test_time.discovery import Run, bootstrap, find_runs, horizon, read_run, table
 
 
 def run(question, seed=0, *, confirmed=None, tried=None, public=None, method="sdpo", budget=100):

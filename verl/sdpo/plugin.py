@@ -7,7 +7,6 @@ here at DEBUG level; `tests/sdpo/test_plugin.py` proves in a fresh process that 
 
 import functools
 import logging
-import os
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,23 +14,12 @@ import wrapt
 from omegaconf import DictConfig, OmegaConf
 
 import verl
-from verl.sdpo import SUPPORTED_VERL
-from verl.sdpo.config import (
-    LOSS_MODE,
-    TRAINER_MODE,
-    SelfDistillationConfig,
-    validate_data_files,
-    validate_training_config,
-)
+from verl.sdpo import SUPPORTED_VERL, on_cpu
+from verl.sdpo.config import LOSS_MODE, TRAINER_MODE, SelfDistillationConfig
 
 CONFIG_DIR = Path(__file__).parents[1] / "trainer" / "config"
 
 logger = logging.getLogger(__name__)
-
-
-def on_cpu() -> bool:
-    """Whether the user chose the platform without an accelerator, in verl's own way."""
-    return os.environ.get("VERL_PLATFORM", "").strip().lower() == "cpu"
 
 
 def trainer_mode(loss_mode: str) -> str:
@@ -82,19 +70,9 @@ def validate_before_ray(module) -> None:
 
     @functools.wraps(verl_validate_config)
     def validate_config(config, *args, **kwargs):
-        from verl.sdpo.rewards import validate_rewards
+        from verl.sdpo.adapters.validation import validate
 
-        validate_training_config(config)
-        validate_data_files(config)
-        if on_cpu():
-            from verl.sdpo.cpu import validate_strategy
-
-            validate_strategy(config)
-        validate_rewards(config)
-        if "test_time" in config:
-            from verl.sdpo.test_time.training import validate_test_time
-
-            validate_test_time(config)
+        validate(config)
         return verl_validate_config(config, *args, **kwargs)
 
     module.validate_config = validate_config
@@ -112,11 +90,11 @@ def register_policy_loss(module) -> None:
 
 
 def register_trainer(_module) -> None:
-    import verl.sdpo.trainer  # noqa: F401  registers on import
+    import verl.sdpo.adapters.trainer  # noqa: F401  registers on import
 
 
 def register_agent_loop(_module) -> None:
-    import verl.sdpo.rollout  # noqa: F401  registers on import
+    import verl.sdpo.adapters.rollout  # noqa: F401  registers on import
 
 
 def load() -> None:

@@ -84,5 +84,5 @@ def register() -> None:
         os.environ.setdefault(name, value)
     wrapt.register_post_import_hook(use_gloo, "verl.utils.distributed")
     wrapt.register_post_import_hook(register_engines, "verl.workers.engine")
-    wrapt.register_post_import_hook(register_distillation_engine, "verl.sdpo.engine")
+    wrapt.register_post_import_hook(register_distillation_engine, "verl.sdpo.adapters.engine")
     wrapt.register_post_import_hook(register_rollout, "verl.workers.rollout.replica")

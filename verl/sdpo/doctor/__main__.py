@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from verl.sdpo.config import local_files
+from verl.sdpo.adapters.data import local_files
 from verl.sdpo.doctor.finding import FAIL, OK, Finding, describe
 from verl.sdpo.doctor.installation import check_attention, check_engine, check_plugin, check_python, check_verl
 from verl.sdpo.doctor.surroundings import check_data, check_sandbox, check_wandb
@@ -39,7 +39,7 @@ def compose(args: argparse.Namespace):
 
 def validate(config) -> None:
     """What `verl.trainer.main_ppo` checks before Ray starts: verl's rules, and SDPO's, which the plugin adds."""
-    from verl.sdpo.plugin import on_cpu
+    from verl.sdpo import on_cpu
     from verl.trainer.ppo.utils import need_critic, need_reference_policy
     from verl.utils.config import validate_config
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from verl.sdpo import on_cpu
 from verl.sdpo.doctor.capacity import (
     GIB,
     Need,
@@ -16,7 +17,6 @@ from verl.sdpo.doctor.capacity import (
     read_model,
 )
 from verl.sdpo.doctor.finding import FAIL, OK, WARN, Finding, describe
-from verl.sdpo.plugin import on_cpu
 
 # Above this share of a GPU the parts that the estimate leaves out may not fit.
 TIGHT = 0.85

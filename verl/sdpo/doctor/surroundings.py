@@ -6,7 +6,7 @@ from netrc import NetrcParseError, netrc
 from pathlib import Path
 from urllib.parse import urlparse
 
-from verl.sdpo.config import local_files
+from verl.sdpo.adapters.data import local_files
 from verl.sdpo.doctor.finding import FAIL, OK, WARN, Finding, describe
 
 

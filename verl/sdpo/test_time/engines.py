@@ -40,7 +40,7 @@ class VllmEngine:
     def __init__(self, model: str, tokenizer: ChatTokenizer, sampling: Sampling, *, max_context: int, **options: Any):
         import vllm
 
-        from verl.sdpo.plugin import on_cpu
+        from verl.sdpo import on_cpu
 
         self._tokenizer, self._sampling = tokenizer, sampling
         length = max_context + sampling.max_response

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import pyarrow.parquet as pq
 
-from verl.sdpo.rewards import REWARD_FUNCTION as GRADERS
+from verl.sdpo.adapters.data import REWARD_FUNCTION as GRADERS
 
 SUCCESS = 1.0
 

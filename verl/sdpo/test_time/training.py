@@ -7,10 +7,12 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from verl.sdpo.config import LOSS_MODE
-from verl.sdpo.rewards import CONFIRMING
 from verl.sdpo.test_time.grading import Question, read_question
 from verl.sdpo.test_time.log import AttemptLog
 from verl.sdpo.test_time.search import result_fields
+
+# The reward function of such a training, which calls another one for the public and for the hidden tests.
+CONFIRMING = "pkg://verl.sdpo.test_time.grading"
 
 
 class QuestionSearch:

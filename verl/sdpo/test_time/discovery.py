@@ -1,6 +1,6 @@
 """discovery@k: the share of questions that are solved within k attempts, for every method that left logs.
 
-    python -m verl.sdpo.discovery outputs/ttt [--plot IMAGE]
+    python -m verl.sdpo.test_time.discovery outputs/ttt [--plot IMAGE]
 
 Solved means confirmed: a response passed the public and the hidden tests. Several runs (seeds) of a question are
 averaged first, then the questions. Bands are 95 % percentile intervals of a bootstrap that resamples questions, and

@@ -3,7 +3,7 @@
 from omegaconf import DictConfig, open_dict
 from tensordict import TensorDict
 
-from verl.sdpo.engine import MODEL_TYPE
+from verl.sdpo.adapters.engine import MODEL_TYPE
 from verl.sdpo.teacher import make_teacher
 from verl.single_controller.base.decorator import Dispatch, make_nd_compute_dataproto_dispatch_fn, register
 from verl.utils import tensordict_utils as tu

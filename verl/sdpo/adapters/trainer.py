@@ -13,6 +13,8 @@ from tensordict import TensorDict
 from transfer_queue import KVBatchMeta
 
 from verl.experimental.agent_loop.utils import resolve_config_path
+from verl.sdpo.adapters.stop import StoppableTrainer
+from verl.sdpo.adapters.worker import SelfDistillationWorker
 from verl.sdpo.config import BLOCK, TRAINER_MODE
 from verl.sdpo.reprompt import (
     Message,
@@ -23,10 +25,8 @@ from verl.sdpo.reprompt import (
     has_feedback,
     reprompt_metrics,
 )
-from verl.sdpo.stop import StoppableTrainer
 from verl.sdpo.test_time.log import conclusion
 from verl.sdpo.test_time.training import QuestionSearch
-from verl.sdpo.worker import SelfDistillationWorker
 from verl.tools.tool_registry import load_all_tools
 from verl.trainer.ppo.utils import Role
 from verl.trainer.ppo.v1.trainer_base import register_trainer

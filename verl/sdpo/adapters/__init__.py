@@ -1,0 +1,1 @@
+"""All that imports verl: engine, worker, trainer, rollout, and the checks of its configuration."""

@@ -1,0 +1,214 @@
+"""Every check of a training's configuration that can be made before Ray starts.
+
+A mistake then costs seconds. The checks read the whole Hydra tree that `verl.trainer.main_ppo` composed.
+"""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from math import ceil
+
+from verl.sdpo import on_cpu
+from verl.sdpo.adapters.data import validate_files, validate_rewards, validate_text_only
+from verl.sdpo.config import BLOCK, LOSS_MODE, TRAINER_MODE, SelfDistillationConfig, is_sdpo
+
+
+def validate(config: Mapping) -> None:
+    """Run every check of ours that concerns this training.
+
+    Raises:
+        ValueError: naming the key, its value and what to set instead. Nothing of Ray has started then.
+        SandboxUnavailable: the data holds code, and this machine cannot confine it as asked.
+    """
+    validate_training_config(config)
+    validate_files(config)
+    if on_cpu():
+        from verl.sdpo.cpu import validate_strategy
+
+        validate_strategy(config)
+    validate_rewards(config)
+    if "test_time" in config:
+        from verl.sdpo.test_time.training import validate_test_time
+
+        validate_test_time(config)
+
+
+def validate_training_config(config: Mapping) -> None:
+    """Check the whole training configuration of verl for combinations that SDPO cannot honour.
+
+    Args:
+        config: the Hydra tree that `verl.trainer.main_ppo` composed.
+
+    Raises:
+        ValueError: naming the key, its value and what to set instead. Nothing of Ray has started then.
+    """
+    trainer = config["trainer"]
+    if not is_sdpo(config):
+        if trainer["v1"]["trainer_mode"] == TRAINER_MODE:
+            raise ValueError(
+                f"trainer.v1.trainer_mode={TRAINER_MODE} builds teacher batches, which "
+                f"actor_rollout_ref.actor.policy_loss.loss_mode="
+                f"{config['actor_rollout_ref']['actor']['policy_loss']['loss_mode']} never reads. "
+                f"Set trainer.v1.trainer_mode=sync, or loss_mode={LOSS_MODE}."
+            )
+        return
+    if not trainer["use_v1"] or trainer["v1"]["trainer_mode"] != TRAINER_MODE:
+        raise ValueError(
+            f"actor_rollout_ref.actor.policy_loss.loss_mode={LOSS_MODE} under trainer.use_v1={trainer['use_v1']}, "
+            f"trainer.v1.trainer_mode={trainer['v1']['trainer_mode']}: that trainer builds no teacher batches. "
+            f"Start with --config-name sdpo, or set trainer.use_v1=True and trainer.v1.trainer_mode={TRAINER_MODE}."
+        )
+    actor, ref, model = (config["actor_rollout_ref"][name] for name in ("actor", "ref", "model"))
+    if "self_distillation" not in actor:
+        raise ValueError(
+            f"loss_mode={LOSS_MODE} without {BLOCK}: start with --config-name sdpo, which brings the block."
+        )
+    # The tree is checked as it is; the dataclass repeats its own checks whenever verl builds it.
+    values = {key: value for key, value in actor["self_distillation"].items() if key != "_target_"}
+    known = [field.name for field in fields(SelfDistillationConfig)]
+    for key, value in values.items():
+        if key not in known:
+            raise ValueError(f"{BLOCK}.{key}={value!r}: there is no such key. Remove it, or use one of {known}.")
+    block = SelfDistillationConfig(**values)
+    _validate_model(actor, ref, model, block.teacher_regularization)
+    _validate_reference(config, block.teacher_regularization)
+    _validate_lengths(config, block.max_reprompt_len)
+    _validate_micro_batches(config)
+    _validate_normalisation(actor)
+    validate_text_only(config["data"])
+
+
+def _validate_model(actor: Mapping, ref: Mapping, model: Mapping, teacher: str) -> None:
+    if actor["strategy"] not in ("fsdp", "fsdp2"):
+        raise ValueError(
+            f"actor_rollout_ref.actor.strategy={actor['strategy']}: SDPO supports fsdp and fsdp2. "
+            "Set actor_rollout_ref.actor.strategy=fsdp2 (and model_engine=dp)."
+        )
+    if ref["strategy"] != actor["strategy"]:
+        raise ValueError(
+            f"actor_rollout_ref.ref.strategy={ref['strategy']} differs from actor.strategy={actor['strategy']}: the "
+            "teacher is averaged shard by shard. Set both to the same value."
+        )
+    unlike = "the teacher's shards would not pair up with the student's"
+    for key, reason in (
+        ("fsdp_size", unlike),
+        ("use_orig_params", unlike),
+        ("wrap_policy", unlike),
+        ("mixed_precision", "teacher and student would differ by rounding alone"),
+    ):
+        if actor["fsdp_config"].get(key) != ref["fsdp_config"].get(key):
+            raise ValueError(
+                f"actor_rollout_ref.ref.fsdp_config.{key}={ref['fsdp_config'].get(key)} differs from "
+                f"actor.fsdp_config.{key}={actor['fsdp_config'].get(key)}: {reason}. Set both to the same value."
+            )
+    if model["use_fused_kernels"]:
+        raise ValueError(
+            f"actor_rollout_ref.model.use_fused_kernels=True with {BLOCK}.teacher_regularization={teacher}: fused "
+            "kernels never hand out the logits that student and teacher are compared on. Set use_fused_kernels=False."
+        )
+    if model.get("lora_rank", 0) or model.get("lora_adapter_path") or (model.get("lora") or {}).get("rank", 0):
+        raise ValueError(
+            f"actor_rollout_ref.model.lora_rank={model.get('lora_rank')}, lora_adapter_path="
+            f"{model.get('lora_adapter_path')}, lora.rank={(model.get('lora') or {}).get('rank')}: SDPO keeps a full "
+            "copy of the model as its teacher and does not support LoRA. Set the ranks to 0 and lora_adapter_path=null."
+        )
+    for role, node in (("actor", actor), ("ref", ref)):
+        size = max(
+            node.get("ulysses_sequence_parallel_size", 1), node["fsdp_config"].get("ulysses_sequence_parallel_size", 1)
+        )
+        if size > 1:
+            raise ValueError(
+                f"actor_rollout_ref.{role}.ulysses_sequence_parallel_size={size}: student and teacher rows have "
+                "different prompts, so their sequence shards do not line up. Set it to 1."
+            )
+
+
+def _validate_reference(config: Mapping, teacher: str) -> None:
+    if config["algorithm"]["use_kl_in_reward"]:
+        raise ValueError(
+            f"algorithm.use_kl_in_reward=True with loss_mode={LOSS_MODE}: it changes advantages, which SDPO does not "
+            "read. Set algorithm.use_kl_in_reward=False; a KL to the initial model is actor.use_kl_loss=True with "
+            f"{BLOCK}.teacher_regularization=trust-region or frozen."
+        )
+    if teacher == "ema":
+        if config["actor_rollout_ref"]["actor"]["use_kl_loss"]:
+            raise ValueError(
+                f"actor_rollout_ref.actor.use_kl_loss=True with {BLOCK}.teacher_regularization=ema: the reference "
+                "model is the moving teacher, no fixed reference is left for the KL. Set use_kl_loss=False, or "
+                "teacher_regularization=trust-region."
+            )
+        dtype = config["actor_rollout_ref"]["ref"]["fsdp_config"]["model_dtype"]
+        if dtype not in ("fp32", "float32"):
+            raise ValueError(
+                f"actor_rollout_ref.ref.fsdp_config.model_dtype={dtype} with {BLOCK}.teacher_regularization=ema: "
+                "small EMA updates round to nothing below float32. Set model_dtype=fp32 (compute stays in the "
+                "mixed_precision dtype)."
+            )
+    if (config.get("distillation") or {}).get("enabled", False):
+        raise ValueError(
+            f"distillation.enabled=True with loss_mode={LOSS_MODE}: verl's own distillation brings another teacher and "
+            "replaces the loss. Set distillation.enabled=False."
+        )
+
+
+def _validate_lengths(config: Mapping, max_reprompt_len: int) -> None:
+    actor = config["actor_rollout_ref"]["actor"]
+    longest = max_reprompt_len + config["data"]["max_response_length"]
+    if actor["use_dynamic_bsz"] and longest > actor["ppo_max_token_len_per_gpu"]:
+        raise ValueError(
+            f"{BLOCK}.max_reprompt_len={max_reprompt_len} + data.max_response_length="
+            f"{config['data']['max_response_length']} = {longest} tokens, but "
+            f"actor_rollout_ref.actor.ppo_max_token_len_per_gpu={actor['ppo_max_token_len_per_gpu']}: one teacher row "
+            f"would not fit into a micro-batch. Raise ppo_max_token_len_per_gpu to {longest}."
+        )
+    if not config["data"]["filter_overlong_prompts"]:
+        raise ValueError(
+            "data.filter_overlong_prompts=False: verl would cut long questions off for the student, and the teacher "
+            "would read the whole. Set data.filter_overlong_prompts=True."
+        )
+    if max_reprompt_len < config["data"]["max_prompt_length"]:
+        raise ValueError(
+            f"{BLOCK}.max_reprompt_len={max_reprompt_len} is shorter than data.max_prompt_length="
+            f"{config['data']['max_prompt_length']}: the question alone may not fit. Raise max_reprompt_len."
+        )
+
+
+def _validate_micro_batches(config: Mapping) -> None:
+    """GPUs and static micro-batches must divide the responses.
+
+    verl asserts it in a Ray worker (`verl/workers/engine_workers.py:267`, `verl/workers/engine/utils.py:124`).
+    """
+    actor, rollout, ref = (config["actor_rollout_ref"][name] for name in ("actor", "rollout", "ref"))
+    gpus = config["trainer"]["nnodes"] * config["trainer"]["n_gpus_per_node"]
+    mini_batch = actor["ppo_mini_batch_size"]
+    # verl pads a batch to whole mini-batches.
+    batch = ceil(config["data"]["train_batch_size"] / mini_batch) * mini_batch
+    checks = [
+        ("actor.ppo_micro_batch_size_per_gpu", actor["use_dynamic_bsz"], mini_batch),
+        ("rollout.log_prob_micro_batch_size_per_gpu", rollout["log_prob_use_dynamic_bsz"], batch),
+    ]
+    if actor["use_kl_loss"]:
+        checks.append(("ref.log_prob_micro_batch_size_per_gpu", ref["log_prob_use_dynamic_bsz"], batch))
+    if mini_batch * rollout["n"] % gpus:
+        raise ValueError(
+            f"actor_rollout_ref.actor.ppo_mini_batch_size={mini_batch} x rollout.n={rollout['n']} = "
+            f"{mini_batch * rollout['n']} responses do not divide among {gpus} GPUs. Change either."
+        )
+    for key, is_dynamic, questions in checks:
+        role, name = key.split(".")
+        size = config["actor_rollout_ref"][role][name]
+        responses = questions * rollout["n"]
+        if not is_dynamic and size is not None and responses % (size * gpus):
+            raise ValueError(
+                f"actor_rollout_ref.{key}={size} on {gpus} GPUs does not divide {questions} questions x "
+                f"rollout.n={rollout['n']} = {responses} responses. Set it to a divisor of what one GPU gets, or "
+                "choose another rollout.n."
+            )
+
+
+def _validate_normalisation(actor: Mapping) -> None:
+    if actor["loss_agg_mode"] == "seq-mean-token-sum-norm" and actor["loss_scale_factor"] is None:
+        raise ValueError(
+            "actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-sum-norm with loss_scale_factor=null divides by the "
+            "longest response of each micro-batch, so that the gradient depends on how samples are grouped. Set "
+            "loss_scale_factor, for instance to data.max_response_length."
+        )

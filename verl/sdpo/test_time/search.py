@@ -7,15 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-from verl.sdpo.config import SelfDistillationConfig
-from verl.sdpo.reprompt import fill, text_of
+from verl.sdpo.reprompt import RepromptConfig, fill, text_of
 from verl.sdpo.test_time.grading import SUCCESS, Question
 from verl.sdpo.test_time.log import AttemptLog
 
 Chat = list[dict[str, Any]]
 
 TEMPLATES = ("feedback_only", "attempt_and_feedback")
-CLOSING = SelfDistillationConfig.reprompt_template.rpartition("\n\n")[2]
+CLOSING = RepromptConfig.reprompt_template.rpartition("\n\n")[2]
 # Graders wait for the sandbox, which has its own limit on running programs.
 GRADING_THREADS = 16
 
@@ -155,7 +154,7 @@ def _exchange(turn: Turn) -> Chat:
 
 def _say(feedbacks: Sequence[str]) -> str:
     """Feedback in the words of SDPO's teacher prompt."""
-    section = fill(SelfDistillationConfig.feedback_template, feedback_raw="\n\n".join(feedbacks)).strip()
+    section = fill(RepromptConfig.feedback_template, feedback_raw="\n\n".join(feedbacks)).strip()
     return f"{section}\n\n{CLOSING}"
 
 

@@ -26,9 +26,11 @@ class Weights(Protocol):
     def distance(self) -> float:
         """||reference - student|| / ||student|| over all weights."""
 
-    def save(self, folder: str, global_step: int) -> None: ...
+    def save(self, folder: str, global_step: int, state: dict[str, Any]) -> None:
+        """Write the reference's weights and the teacher's own state into the actor's checkpoint folder."""
 
-    def load(self, folder: str) -> None: ...
+    def load(self, folder: str) -> dict[str, Any]:
+        """Read the weights back, and return the state."""
 
 
 class Teacher:
@@ -55,6 +57,8 @@ class Teacher:
         self.student = student
         self.reference = reference
         self.weights = weights
+        self.state: dict[str, Any] = {}
+        """What a resumed run needs besides the weights; plain values."""
 
     def statistics(self, rows: Rows, wanted_BT: torch.Tensor, head: EagerHead) -> TokenStatistics:
         """What the objective reads of the teacher at the wanted response tokens of its own rows; collective."""
@@ -70,7 +74,7 @@ class Teacher:
     def save(self, folder: str, global_step: int) -> None:
         """Write what a resumed run cannot rebuild into the actor's checkpoint folder."""
         if self.saves:
-            self.weights.save(folder, global_step)
+            self.weights.save(folder, global_step, self.state)
 
     def load(self, folder: str) -> None:
         """Read it back.
@@ -79,7 +83,7 @@ class Teacher:
             FileNotFoundError: when the checkpoint was written without such a teacher.
         """
         if self.saves:
-            self.weights.load(folder)
+            self.state = self.weights.load(folder)
 
 
 class Frozen(Teacher):

@@ -4,9 +4,11 @@
 their parameters pair up shard by shard.
 """
 
+import json
 import math
 import os
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch.distributed.fsdp import FSDPModule
@@ -21,6 +23,7 @@ from verl.utils.checkpoint.fsdp_checkpoint_manager import FSDPCheckpointManager
 from verl.utils.device import get_device_id
 
 CHECKPOINT_FOLDER = "teacher"
+STATE_FILE = "state.json"
 
 
 def reshard(module: torch.nn.Module) -> None:
@@ -105,11 +108,15 @@ class ReferenceWeights:
         difference, norm = squares.sqrt().tolist()
         return difference / norm if norm else math.nan
 
-    def save(self, folder: str, global_step: int) -> None:
+    def save(self, folder: str, global_step: int, state: dict[str, Any]) -> None:
         reshard(self.reference.module)
-        self._checkpoint_manager().save_checkpoint(os.path.join(folder, CHECKPOINT_FOLDER), global_step=global_step)
+        path = os.path.join(folder, CHECKPOINT_FOLDER)
+        self._checkpoint_manager().save_checkpoint(path, global_step=global_step)
+        if torch.distributed.get_rank() == 0:
+            with open(os.path.join(path, STATE_FILE), "w") as file:
+                json.dump(state, file)
 
-    def load(self, folder: str) -> None:
+    def load(self, folder: str) -> dict[str, Any]:
         path = os.path.join(folder, CHECKPOINT_FOLDER)
         if not os.path.isdir(path):
             raise FileNotFoundError(
@@ -119,6 +126,8 @@ class ReferenceWeights:
             )
         reshard(self.reference.module)
         self._checkpoint_manager().load_checkpoint(path)
+        with open(os.path.join(path, STATE_FILE)) as file:
+            return json.load(file)
 
     def _checkpoint_manager(self) -> FSDPCheckpointManager:
         contents = {"save_contents": ["model"], "load_contents": ["model"]}

@@ -6,6 +6,8 @@ from unittest import mock
 import pytest
 import torch
 
+from verl.sdpo.config import SelfDistillationConfig
+
 RATE = 0.25
 EMA = {"teacher_regularization": "ema", "teacher_update_rate": RATE}
 
@@ -142,6 +144,36 @@ def check_interval(engines, path, interval):
             for name, weight in engines.full_weights(pair.student).items():
                 average[name] = average[name].lerp(weight, RATE)
     engines.assert_same(engines.full_weights(pair.reference), average, rtol=1e-6, atol=1e-7)
+
+
+def test_refresh_copies_the_student_and_stands_still_in_between(two_ranks, strategy, models, tmp_path):
+    two_ranks.run(check_refresh, path=models["tied"], strategy=strategy, folder=str(tmp_path))
+
+
+def check_refresh(engines, path, strategy, folder):
+    """Every third step, to the last bit; the count goes on after a resume in the middle."""
+    settings = {"teacher_regularization": "refresh", "teacher_refresh_interval": 3}
+    pair = engines.build_pair(path, strategy=strategy, settings=settings, lr=1e-2)
+    samples = engines.make_samples()
+    teacher = engines.full_weights(pair.reference)
+    for step in range(1, 8):
+        engines.train(pair.student, samples)
+        distance = pair.teacher.after_training_step()
+        if step % 3 == 0:
+            teacher = engines.full_weights(pair.student)
+        assert (distance == 0) == (step % 3 == 0)
+        engines.assert_same(engines.full_weights(pair.reference), teacher, rtol=0.0, atol=0.0)
+        if step == 4:
+            pair.teacher.save(folder, global_step=4)
+            resumed = engines.build_pair(path, strategy=strategy, settings=settings, lr=1e-2).teacher
+            resumed.load(folder)
+    assert [resumed.after_training_step() == 0 for _ in range(2)] == [False, True]
+
+
+@pytest.mark.parametrize("interval", [0, -1, 2.5, None, True])
+def test_a_refresh_interval_is_a_number_of_steps(interval):
+    with pytest.raises(ValueError, match=r"teacher_refresh_interval=.*whole number of training steps >= 1"):
+        SelfDistillationConfig(teacher_regularization="refresh", teacher_refresh_interval=interval)
 
 
 def test_distance(ranks, strategy, models):

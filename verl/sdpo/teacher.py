@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Protocol
 
 import torch
 
-from verl.sdpo.checks import require_choice, require_fraction
+from verl.sdpo.checks import is_positive_int, require, require_choice, require_fraction
 from verl.sdpo.head import EagerHead, TokenStatistics
 from verl.sdpo.model import Model, Rows
 
@@ -123,6 +123,28 @@ class ExponentialMovingAverage(Teacher):
         return self.weights.distance()
 
 
+class Refresh(Teacher):
+    """A copy of the student, taken every so many training steps and frozen in between."""
+
+    @dataclass(frozen=True)
+    class Config(Teacher.Config):
+        teacher_refresh_interval: int = 50
+        """Training steps between two copies."""
+
+        def __post_init__(self):
+            name = "teacher_refresh_interval"
+            require(name, self.teacher_refresh_interval, is_positive_int, "a whole number of training steps >= 1")
+
+    moves = saves = True
+
+    def after_training_step(self) -> float:
+        self.state["age"] = self.state.get("age", 0) + 1
+        if self.state["age"] < self.config.teacher_refresh_interval:
+            return self.weights.distance()
+        self.state["age"] = 0
+        return self.weights.follow(1.0)
+
+
 def mix_in_log_space(reference_logits: torch.Tensor, student_logits: torch.Tensor, rate: float) -> torch.Tensor:
     """Logits of p_ref^(1-rate) * p_student^rate, normalised: the trust region's solution (Eq. 10), (N, V)."""
     return torch.lerp(reference_logits.float(), student_logits.float(), rate)
@@ -154,5 +176,6 @@ TEACHERS: Mapping[str, type[Teacher]] = {
     "ema": ExponentialMovingAverage,
     "trust-region": TrustRegion,
     "frozen": Frozen,
+    "refresh": Refresh,
     "live": Live,
 }

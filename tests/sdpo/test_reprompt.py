@@ -11,6 +11,7 @@ from verl.sdpo.reprompt import (
     RandomSuccess,
     RepromptConfig,
     Rollout,
+    ShortestSuccess,
     TeacherPrompt,
     build_teacher_prompts,
     fill,
@@ -271,6 +272,13 @@ def test_random_choice_is_drawn_from_all_other_successes_by_seed_and_step():
     assert {draw[2] for draw in draws} == {0, 1, 3}
     assert {draw[0] for draw in draws} == {1, 3}
     assert demonstrations([1, 0], rule=RANDOM) == [None, 0]
+
+
+def test_shortest_choice_is_the_first_of_the_shortest_others():
+    texts = ["a long answer", "short", "brief", "no"]
+    rollouts = [Rollout("group", i, QUESTION, text, float(text != "no")) for i, text in enumerate(texts)]
+    shown = [prompt.demonstration for prompt in build(rollouts, rule=ShortestSuccess(ShortestSuccess.Config()))]
+    assert shown == ["short", "brief", "short", "short"]
 
 
 def test_random_choice_does_not_depend_on_the_order_of_the_rows():

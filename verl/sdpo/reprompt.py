@@ -209,7 +209,18 @@ class RandomSuccess(Demonstrations):
         return random.Random(seed).choice(candidates)
 
 
-DEMONSTRATIONS: Mapping[str, type[Demonstrations]] = {"first": FirstSuccess, "random": RandomSuccess}
+class ShortestSuccess(Demonstrations):
+    """The one with the fewest characters; of equals the first."""
+
+    def choose(self, candidates: Sequence[Success], rollout: Rollout, step: int) -> Success:
+        return min(candidates, key=lambda success: len(success.text))
+
+
+DEMONSTRATIONS: Mapping[str, type[Demonstrations]] = {
+    "first": FirstSuccess,
+    "random": RandomSuccess,
+    "shortest": ShortestSuccess,
+}
 
 
 def successes(rollouts: Sequence[Rollout], config: RepromptConfig) -> dict[str, list[Success]]:

@@ -7,9 +7,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from baseline_multiturn.search import Generation, Search
 from verl.sdpo.test_time.grading import Question, grade_question
 from verl.sdpo.test_time.log import SUFFIX, AttemptLog
-from verl.sdpo.test_time.search import Generation, Search
 
 PUBLIC, HIDDEN = "public tests", "hidden tests with SECRET outputs"
 QUESTION = Question("q_7", [{"role": "user", "content": "What is it?"}], "fake", PUBLIC, HIDDEN, {"index": "7"})

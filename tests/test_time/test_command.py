@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -126,6 +127,14 @@ def test_a_data_source_without_grader_stops_before_the_engine(command):
     with pytest.raises(ValueError, match="No grader for data_source 'tiny'"):
         command("multiturn.py", "--reward=pkg://verl.utils.reward_score.feedback")
     assert Server.requests == []
+
+
+@pytest.mark.parametrize("script", ["multiturn.py", "best_of_k.py"])
+def test_the_doors_open_from_any_folder(tmp_path, script):
+    command = [sys.executable, REPOSITORY / "baseline_multiturn" / script, "--help"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"usage: {script}")
 
 
 def test_attempts_reach_the_trackers(command, tmp_path, monkeypatch):

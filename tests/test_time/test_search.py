@@ -4,9 +4,9 @@ import json
 
 import pytest
 
+from baseline_multiturn.search import best_of_k, multi_turn
 from tests.test_time.fakes import QUESTION, new_search, without_time
 from verl.sdpo.test_time.log import read_log
-from verl.sdpo.test_time.search import best_of_k, multi_turn
 
 HEADER = "The following is feedback from your unsuccessful earlier attempt:"
 CLOSING = "Correctly solve the original question."
@@ -37,6 +37,14 @@ def test_feedback_only_joins_all_feedback_in_one_message(tmp_path):
     assert second == [user(f"What is it?\n\n{HEADER}\n\nwrong1 fails public tests\n\n{CLOSING}")]
     both = "wrong1 fails public tests\n\nwrong2 fails public tests"
     assert third == [user(f"What is it?\n\n{HEADER}\n\n{both}\n\n{CLOSING}")]
+
+
+def test_blank_ends_of_the_last_feedback_are_dropped(tmp_path):
+    search = new_search(tmp_path, wrong, budget=2)
+    result = {"score": 0.0, "feedback": " no \n\n", "hidden": None, "confirmed": False}
+    search.grade = lambda response, truncated: result
+    multi_turn(search, "feedback_only")
+    assert search.engine.chats[1] == [user(f"What is it?\n\n{HEADER}\n\n no\n\n{CLOSING}")]
 
 
 def test_attempt_and_feedback_is_a_conversation(tmp_path):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from verl.sdpo.test_time.command import argument_parser
+from baseline_multiturn.command import argument_parser
 
 SWEEPS = Path(__file__).parents[2] / "experiments" / "ttt"
 # https://github.com/lasgroup/SDPO, experiments/ttt/run_multiturn_all.sh

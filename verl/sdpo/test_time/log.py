@@ -40,6 +40,17 @@ def read_log(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     return config, records
 
 
+def result_fields(result: dict[str, Any]) -> dict[str, Any]:
+    """A result of `grading.grade` as fields of the log."""
+    metrics = {key: value for key, value in result.items() if key not in ("score", "hidden", "confirmed")}
+    return {
+        "reward": result["score"],
+        "confirmed": result["confirmed"],
+        "hidden": result["hidden"],
+        "metrics": metrics,
+    }
+
+
 class AttemptLog:
     """Appends attempts, and goes on where an interrupted run stopped.
 

@@ -8,8 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from verl.sdpo.config import LOSS_MODE
 from verl.sdpo.test_time.grading import Question, read_question
-from verl.sdpo.test_time.log import AttemptLog
-from verl.sdpo.test_time.search import result_fields
+from verl.sdpo.test_time.log import AttemptLog, result_fields
 
 # The reward function of such a training, which calls another one for the public and for the hidden tests.
 CONFIRMING = "pkg://verl.sdpo.test_time.grading"

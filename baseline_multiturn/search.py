@@ -7,15 +7,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-from verl.sdpo.config import SelfDistillationConfig
-from verl.sdpo.reprompt import fill, text_of
+from verl.sdpo.reprompt import text_of
 from verl.sdpo.test_time.grading import SUCCESS, Question
-from verl.sdpo.test_time.log import AttemptLog
+from verl.sdpo.test_time.log import AttemptLog, result_fields
 
 Chat = list[dict[str, Any]]
 
 TEMPLATES = ("feedback_only", "attempt_and_feedback")
-CLOSING = SelfDistillationConfig.reprompt_template.rpartition("\n\n")[2]
+# The words of the paper's teacher prompt (Table 2), here the baseline's own: SDPO's templates can be configured.
+HEADER = "The following is feedback from your unsuccessful earlier attempt:"
+CLOSING = "Correctly solve the original question."
 # Graders wait for the sandbox, which has its own limit on running programs.
 GRADING_THREADS = 16
 
@@ -84,17 +85,6 @@ class Search:
         )
 
 
-def result_fields(result: dict[str, Any]) -> dict[str, Any]:
-    """A result of `grading.grade` as fields of the log."""
-    metrics = {key: value for key, value in result.items() if key not in ("score", "hidden", "confirmed")}
-    return {
-        "reward": result["score"],
-        "confirmed": result["confirmed"],
-        "hidden": result["hidden"],
-        "metrics": metrics,
-    }
-
-
 def best_of_k(search: Search, batch: int) -> None:
     """Sample the question itself, `batch` attempts at a time, until one is confirmed or the budget is used up."""
     _check_question(search)
@@ -154,8 +144,7 @@ def _exchange(turn: Turn) -> Chat:
 
 
 def _say(feedbacks: Sequence[str]) -> str:
-    """Feedback in the words of SDPO's teacher prompt."""
-    section = fill(SelfDistillationConfig.feedback_template, feedback_raw="\n\n".join(feedbacks)).strip()
+    section = "\n\n".join([HEADER, *feedbacks]).rstrip()
     return f"{section}\n\n{CLOSING}"
 
 

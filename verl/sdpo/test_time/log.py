@@ -84,7 +84,8 @@ class AttemptLog:
             raise ValueError(f"{self.path} was begun differently: {changes}. Repeat that, or take another run name.")
 
     def _write(self, entry: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(entry, ensure_ascii=False).encode() + b"\n")
+        # A lone half of a surrogate pair, which JSON can escape and UTF-8 cannot hold, stays an escape.
+        self._file.write(json.dumps(entry, ensure_ascii=False).encode(errors="backslashreplace") + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())
 

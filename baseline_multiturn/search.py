@@ -55,7 +55,7 @@ class Search:
         return zlib.crc32(f"{self.log.config['seed']}/{attempt}".encode())
 
     def make(self, chat: Chat, count: int, **fields: Any) -> None:
-        """Sample the next `count` attempts with one prompt, grade them, log them up to the first confirmed one."""
+        """Sample the next `count` attempts with one prompt, grade them, log them while the search goes on."""
         first, started = len(self.log.records) + 1, time.monotonic()
         prompt_tokens = self.engine.count_tokens(chat)
         generations = self.engine.generate(chat, [self.attempt_seed(first + i) for i in range(count)])
@@ -70,7 +70,7 @@ class Search:
                     **result_fields(result),
                 )
                 self.report(self._progress(record, time.monotonic() - started), record)
-                if record["confirmed"]:
+                if not self.log.left:
                     return
 
     def _progress(self, record: dict[str, Any], seconds: float) -> str:
@@ -86,7 +86,7 @@ class Search:
 
 
 def best_of_k(search: Search, batch: int) -> None:
-    """Sample the question itself, `batch` attempts at a time, until one is confirmed or the budget is used up."""
+    """Sample the question itself, `batch` attempts at a time, until the log is complete."""
     _check_question(search)
     while search.log.left:
         search.make(search.question.messages, min(batch, search.log.left))

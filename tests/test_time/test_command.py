@@ -117,6 +117,15 @@ def test_best_of_k_goes_on_where_it_stopped_and_then_has_nothing_to_do(command, 
     assert len({request["seed"] for request in Server.requests}) == 3
 
 
+def test_a_pool_says_so_in_its_header_and_an_ordinary_search_does_not(command, tmp_path):
+    assert "3 of 6 attempts confirmed" in command(
+        "best_of_k.py", "--batch=1", "--budget=6", "--pool", "--run-name=pool"
+    )
+    assert read_log(tmp_path / "pool.attempts.jsonl")[0]["pool"] is True
+    command("best_of_k.py", "--batch=1", "--budget=1")
+    assert "pool" not in log_of(tmp_path)[0]
+
+
 def test_another_seed_does_not_continue_the_log(command):
     command("best_of_k.py", "--budget=1")
     with pytest.raises(ValueError, match="begun differently: seed was 0, now 1"):

@@ -1,6 +1,7 @@
 """The log of one search: a header line with its configuration, then one JSON line per attempt, in order.
 
-Names end in `.attempts.jsonl`. A log is complete when its last attempt is confirmed or the budget is used up.
+Names end in `.attempts.jsonl`. A log is complete when an attempt is confirmed or the budget is used up; one whose
+header says `pool: true` only when the budget is used up.
 """
 
 import fcntl
@@ -117,12 +118,14 @@ class AttemptLog:
 
     @property
     def solved(self) -> bool:
-        return bool(self.records) and self.records[-1]["confirmed"]
+        return any(record["confirmed"] for record in self.records)
 
     @property
     def left(self) -> int:
         """Attempts that may still be made."""
-        return 0 if self.solved else max(self.config["budget"] - len(self.records), 0)
+        if self.solved and not self.config.get("pool"):
+            return 0
+        return max(self.config["budget"] - len(self.records), 0)
 
     def close(self) -> None:
         self._file.close()
@@ -130,6 +133,9 @@ class AttemptLog:
 
 def conclusion(log: AttemptLog) -> str:
     question = log.config["question_id"]
+    if log.config.get("pool"):
+        confirmed = sum(record["confirmed"] for record in log.records)
+        return f"{question}: {confirmed} of {len(log.records)} attempts confirmed on the hidden tests. {log.path}"
     if log.solved:
         return f"{question}: SOLVED by attempt {len(log.records)}, confirmed on the hidden tests. {log.path}"
     return f"{question}: not solved within the budget of {len(log.records)} attempts. {log.path}"

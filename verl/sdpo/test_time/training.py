@@ -12,6 +12,8 @@ from verl.sdpo.test_time.log import AttemptLog, result_fields
 
 # The reward function of such a training, which calls another one for the public and for the hidden tests.
 CONFIRMING = "pkg://verl.sdpo.test_time.grading"
+# Of `trainer.QuestionTrainer`.
+TRAINER_MODE = "sdpo_ttt"
 
 
 class QuestionSearch:

@@ -34,7 +34,7 @@ def test_trainer_and_engine_are_registered_where_verl_looks(tmp_path):
     code = (
         "from verl.trainer.ppo.v1 import get_trainer_cls\n"
         "from verl.workers.engine import EngineRegistry\n"
-        "print(*[get_trainer_cls(name).__name__ for name in ('sdpo', 'sdpo_test_time', 'sync_stoppable', 'sync')])\n"
+        "print(*[get_trainer_cls(name).__name__ for name in ('sdpo', 'sdpo_ttt', 'sync_stoppable', 'sync')])\n"
         "print(EngineRegistry._engines['sdpo_language_model']['fsdp2']['cuda'].__name__)\n"
     )
     assert python(code, tmp_path).splitlines()[-2:] == [

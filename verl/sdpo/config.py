@@ -16,7 +16,7 @@ from verl.sdpo.teacher import TEACHERS
 
 LOSS_MODE = "sdpo"
 TRAINER_MODE = "sdpo"
-TEST_TIME_MODE = "sdpo_test_time"
+TEST_TIME_MODE = "sdpo_ttt"
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,10 @@ def validate(config: Mapping) -> None:
 
         validate_strategy(config)
     validate_rewards(config)
+    if config["trainer"]["v1"]["trainer_mode"] == TEST_TIME_MODE and "test_time" not in config:
+        raise ValueError(
+            f"trainer.v1.trainer_mode={TEST_TIME_MODE} without a block test_time: use --config-name sdpo_ttt."
+        )
     if "test_time" in config:
         from verl.sdpo.test_time.training import validate_test_time
 

@@ -16,9 +16,8 @@ logger = logging.getLogger(__name__)
 logger.setLevel(os.getenv("VERL_LOGGING_LEVEL", "INFO"))
 
 
-@register_trainer(TEST_TIME_MODE)
-class QuestionTrainer(SelfDistillationTrainer):
-    """Logs the attempts of each step before they are learnt from."""
+class SearchMixin:
+    """Over a trainer with teacher rows: logs the attempts of each step before they are learnt from."""
 
     def __init__(self, config: DictConfig):
         self.search = QuestionSearch(config)
@@ -46,3 +45,8 @@ class QuestionTrainer(SelfDistillationTrainer):
         self.total_training_steps = self.global_steps
         logger.warning(conclusion(self.search.log))
         return True
+
+
+@register_trainer(TEST_TIME_MODE)
+class QuestionTrainer(SearchMixin, SelfDistillationTrainer):
+    """SDPO's trainer on one question."""

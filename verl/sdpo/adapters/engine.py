@@ -4,12 +4,13 @@ Fields of a sample that end in `_ids`, `_mask` or `_probs` are jagged (verl's no
 cover the response only. Shapes as in micro_step.py.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 from tensordict import TensorDict
 
+from verl.sdpo.adapters.head_place import head_replaced, predicting_positions
 from verl.sdpo.head import SAMPLED_TOKEN, EagerHead
 from verl.sdpo.micro_step import MicroBatch, Regularizer, micro_step
 from verl.sdpo.model import Result, Rows
@@ -24,24 +25,6 @@ from verl.workers.engine import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
 MODEL_TYPE = "sdpo_language_model"
-
-
-@contextmanager
-def head_replaced(model: torch.nn.Module, positions: torch.Tensor, at_head: Callable) -> Iterator[None]:
-    """Let `at_head` stand in for the language-model head, at `positions` of the flattened (B * L) hidden states.
-
-    It runs inside the head's own call, where FSDP has gathered its weight and autocast is on. A teacher prompt of 10k
-    tokens times the vocabulary would be the largest tensor of the step, and none of it is needed. `logits_to_keep` of
-    transformers keeps the same columns of every row, which does not fit rows with prompts of different lengths.
-    """
-    head = model.get_output_embeddings()
-    # FSDP1 may have wrapped it: what it gathers then is the inner module's.
-    head = getattr(head, "_fsdp_wrapped_module", head)
-    head.forward = lambda hidden: at_head(hidden.flatten(0, 1).index_select(0, positions), head)
-    try:
-        yield
-    finally:
-        del head.forward
 
 
 @EngineRegistry.register(model_type=MODEL_TYPE, backend=["fsdp", "fsdp2"], device="cuda")
@@ -62,6 +45,11 @@ class SelfDistillationEngine(FSDPEngineWithLMHead):
         self.actor_config = actor_config
         self.objective = actor_config.self_distillation.objective
         self.teacher = teacher
+        self.regularizer = Regularizer(
+            entropy_coeff=actor_config.entropy_coeff,
+            kl_coef=actor_config.kl_loss_coef if actor_config.use_kl_loss else 0.0,
+            kl_penalty=lambda log_probs, reference: kl_penalty(log_probs, reference, actor_config.kl_loss_type),
+        )
 
     def optimizer_step(self) -> float:
         grad_norm = super().optimizer_step()
@@ -106,7 +94,7 @@ class SelfDistillationEngine(FSDPEngineWithLMHead):
             student=self,
             teacher=self.teacher,
             objective=self.objective,
-            regularizer=self._regularizer(),
+            regularizer=self.regularizer,
             any_rank=self._any_rank,
         )
         metrics = {name: Metric("sum", value) for name, value in sums.items()}
@@ -135,14 +123,6 @@ class SelfDistillationEngine(FSDPEngineWithLMHead):
             **padded,
         )
 
-    def _regularizer(self) -> Regularizer:
-        actor = self.actor_config
-        return Regularizer(
-            entropy_coeff=actor.entropy_coeff,
-            kl_coef=actor.kl_loss_coef if actor.use_kl_loss else 0.0,
-            kl_penalty=lambda log_probs, reference: kl_penalty(log_probs, reference, actor.kl_loss_type),
-        )
-
     def _any_rank(self, flag: torch.Tensor) -> bool:
         flag = flag.int()
         torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX, group=self.get_data_parallel_group())
@@ -159,7 +139,7 @@ class SelfDistillationEngine(FSDPEngineWithLMHead):
         head = EagerHead(batch["responses"].values(), SAMPLED_TOKEN, temperature=batch["temperature"])
         statistics = self.run(rows, wanted, head)
         offsets = batch["input_ids"].offsets()
-        positions = _positions(rows, wanted, offsets[:-1])
+        positions = predicting_positions(rows, wanted, offsets[:-1])
         zeros = statistics.log_probs.new_zeros(int(offsets[-1]))
         return {
             name: torch.nested.nested_tensor_from_jagged(zeros.index_put((positions,), value), offsets)
@@ -185,13 +165,5 @@ class SelfDistillationEngine(FSDPEngineWithLMHead):
             if self._autocast_dtype == torch.float32
             else torch.autocast(device_type=get_device_name(), dtype=self._autocast_dtype)
         )
-        with autocast, head_replaced(self.module, _positions(rows, wanted, starts), at_head):
+        with autocast, head_replaced(self.module, predicting_positions(rows, wanted, starts), at_head):
             return self.module(**inputs, use_cache=False).logits
-
-
-def _positions(rows: Rows, wanted: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
-    """(N,), the places that predict the wanted response tokens, where row b begins at starts[b]."""
-    first = starts + rows.input_ids.offsets().diff() - rows.response_lens - 1
-    row, step = wanted.nonzero(as_tuple=True)
-    # What stands at place i predicts token i + 1.
-    return first[row] + step

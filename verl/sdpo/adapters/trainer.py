@@ -15,6 +15,7 @@ from verl.sdpo.adapters.samples import make_row_builder, read_samples
 from verl.sdpo.adapters.stop import StoppableTrainer
 from verl.sdpo.adapters.worker import SelfDistillationWorker
 from verl.sdpo.config import TRAINER_MODE
+from verl.sdpo.reprompt import Rollout
 from verl.sdpo.teacher_rows import Sample, TeacherRows
 from verl.trainer.ppo.utils import Role
 from verl.trainer.ppo.v1.trainer_base import register_trainer
@@ -39,8 +40,7 @@ class TeacherRowsMixin:
         role = Role.ActorRollout if Role.ActorRollout in self.role_worker_mapping else Role.ActorRolloutRef
         del self.role_worker_mapping[role]
         pool = self.mapping.pop(role)
-        if self.settings.teacher_kind.needs_reference:
-            role = Role.ActorRolloutRef
+        role = Role.ActorRolloutRef if self.settings.teacher_kind.needs_reference else role
         self.role_worker_mapping[role] = ray.remote(SelfDistillationWorker)
         self.mapping[role] = pool
 
@@ -52,8 +52,8 @@ class TeacherRowsMixin:
         with marked_timer("teacher_batch", self.timing_raw, color="cyan"):
             batch = self._add_teacher_rows(batch, metrics)
         batch = super()._update_actor(batch, metrics)
-        for name in [name for name in metrics if name.startswith("actor/self_distillation/")]:
-            metrics[name.removeprefix("actor/")] = metrics.pop(name)
+        # verl prefixes all that its worker reports.
+        metrics |= {k.removeprefix("actor/"): metrics.pop(k) for k in [*metrics] if k.startswith("actor/self_dist")}
         return batch
 
     def _add_teacher_rows(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
@@ -64,7 +64,7 @@ class TeacherRowsMixin:
         if rows.warning:
             logger.warning(rows.warning)
         if self.config.trainer.rollout_data_dir:
-            self._dump_teacher_prompts(samples, rows)
+            self._dump_teacher_prompts([sample.rollout for sample in samples], rows)
         fields = {
             "teacher_input_ids": torch.nested.as_nested_tensor(rows.input_ids, layout=torch.jagged),
             "self_distillation_mask": rows.targets,
@@ -80,9 +80,8 @@ class TeacherRowsMixin:
     def _samples(self, batch: KVBatchMeta) -> list[Sample]:
         return read_samples(batch, self.tokenizer, with_tools=bool(self.teacher_row_builder.tool_schemas))
 
-    def _dump_teacher_prompts(self, samples: Sequence[Sample], rows: TeacherRows) -> None:
+    def _dump_teacher_prompts(self, rollouts: Sequence[Rollout], rows: TeacherRows) -> None:
         """Next to verl's rollout dump: what the teacher read before it scored each response."""
-        rollouts = [sample.rollout for sample in samples]
         self._dump_generations(
             inputs=[prompt.messages for prompt in rows.prompts],
             outputs=[rollout.response for rollout in rollouts],

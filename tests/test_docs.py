@@ -7,7 +7,7 @@ from typing import ClassVar
 import pytest
 import torch
 
-from verl.sdpo.config import SelfDistillationConfig
+from verl.sdpo.config import SelfDistillationConfig, defaults
 from verl.sdpo.head import TokenStatistics
 from verl.sdpo.objective import OBJECTIVES, Divergence, Tokens
 from verl.sdpo.reprompt import DEMONSTRATIONS, RepromptConfig, Rollout, build_teacher_prompts
@@ -74,3 +74,11 @@ def test_the_head_computes_in_double(examples):
     head = examples["DoubleHead"](torch.tensor([1]), Divergence(Divergence.Config(distillation_topk=2)).outcomes)
     statistics = head(torch.ones(1, 3), torch.nn.Linear(3, 5))
     assert statistics.topk_log_probs.dtype == torch.float64
+
+
+def test_every_key_of_the_block_is_on_the_page_with_its_default():
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \|", (PAGE.parent / "training.md").read_text(), re.MULTILINE)
+    block = {name: default for name, default in rows if name in defaults()}
+    assert set(block) == set(defaults())
+    for name, default in defaults().items():
+        assert block[name] in (f"`{default}`", "the authors'"), name

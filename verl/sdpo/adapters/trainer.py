@@ -70,12 +70,10 @@ class TeacherRowsMixin:
             "self_distillation_mask": rows.targets,
         }
         # Only the meta that comes back carries the new fields to the workers.
-        extra_info = batch.extra_info
-        batch = tq.kv_batch_put(
-            keys=batch.keys, partition_id=batch.partition_id, fields=TensorDict(fields, batch_size=len(samples))
-        )
-        batch.extra_info.update(extra_info)
-        return batch
+        fields = TensorDict(fields, batch_size=len(samples))
+        written = tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=fields)
+        written.extra_info.update(batch.extra_info)
+        return written
 
     def _samples(self, batch: KVBatchMeta) -> list[Sample]:
         return read_samples(batch, self.tokenizer, with_tools=bool(self.teacher_row_builder.tool_schemas))

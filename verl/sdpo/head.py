@@ -111,7 +111,7 @@ def _entropy(logits_NV: torch.Tensor, log_normalizer_N1: torch.Tensor) -> torch.
 class ChunkedHead(EagerHead):
     """The same statistics without an (N, V) tensor: logits of some tokens at a time, once more in the backward pass.
 
-    Memory beyond the gradients does not depend on N. Where an objective reads the whole vocabulary, or the logits of two
+    Memory beyond the gradients does not depend on N. Where an objective reads the whole vocabulary, or logits of two
     models are mixed, it computes what the eager head does.
     """
 

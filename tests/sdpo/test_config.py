@@ -38,6 +38,7 @@ DEFAULTS = {
     "demonstration_choice": "first",
     "demonstration_seed": 0,
     "max_grader_error_rate": 0.01,
+    "denominator": "targets",
 }
 
 FSDP = {

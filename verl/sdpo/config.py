@@ -60,6 +60,9 @@ class SelfDistillationConfig:
     is_clip: float | None = 2.0
     """Upper bound of the importance ratio pi / pi_old that weighs each token; null: no weight."""
 
+    denominator: str = "targets"
+    """What the loss is divided by. targets: the tokens or sequences that have a target; all: those without one too."""
+
     max_reprompt_len: int = 10240
     """Longest teacher prompt, in tokens, chat template included."""
 

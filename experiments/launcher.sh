@@ -83,8 +83,6 @@ submit_run() {
 submit_training() {
     (($# >= 3)) || die "submit_training NAME CONFIG TASK [OVERRIDE...], got: $*"
     local name=$1 config=$2 task=$3
-    # Where there is no accelerator, the small variant of each configuration.
-    [[ ${VERL_PLATFORM:-} != cpu ]] || config=${config%_cpu}_cpu
     local overrides=("${@:4}" ${LAUNCHER_EXTRA[@]+"${LAUNCHER_EXTRA[@]}"})
     if [[ $LAUNCHER_MODE == list ]]; then
         claim_name "$name"

@@ -25,8 +25,7 @@ train_arm() {
         actor_rollout_ref.actor.optim.lr="$lr" \
         actor_rollout_ref.actor.optim.lr_warmup_steps=10 \
         actor_rollout_ref.actor.ppo_mini_batch_size="$mini_batch" \
-        actor_rollout_ref.rollout.val_kwargs.n=16 \
-        trainer.v1.trainer_mode=sync_stoppable
+        actor_rollout_ref.rollout.val_kwargs.n=16
 }
 sweep train "$PAPER_DATASETS" "$PAPER_MODELS"
 launcher_finish

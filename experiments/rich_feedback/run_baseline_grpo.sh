@@ -15,8 +15,7 @@ train() {
         actor_rollout_ref.actor.optim.lr=1e-6 \
         actor_rollout_ref.actor.optim.lr_warmup_steps=0 \
         actor_rollout_ref.actor.ppo_mini_batch_size=8 \
-        actor_rollout_ref.rollout.val_kwargs.n=4 \
-        trainer.v1.trainer_mode=sync_stoppable
+        actor_rollout_ref.rollout.val_kwargs.n=4
 }
 sweep train datasets/lcb_v6 Qwen/Qwen3-8B
 launcher_finish

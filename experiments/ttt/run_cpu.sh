@@ -41,7 +41,10 @@ submit_prompting multi_turn multiturn.py "${prompting[@]}"
 submit_sdpo sdpo_ttt \
     reward.custom_reward_function.reward_kwargs.grader="$environment" \
     test_time.budget="$budget" \
+    data.max_prompt_length=256 \
     data.max_response_length="$response" \
+    max_model_len=1024 \
+    actor_rollout_ref.actor.self_distillation.max_reprompt_len=768 \
     actor_rollout_ref.actor.optim.lr=4e-5 \
     trainer.save_freq=2
 finished=yes

@@ -160,11 +160,6 @@ def test_list_has_a_line_per_training(machine):
     assert run.stderr == ""
 
 
-def test_without_an_accelerator_the_small_configuration_is_taken(machine):
-    run = machine.run("rich_feedback/run_baseline_grpo.sh", "--list", VERL_PLATFORM="cpu")
-    assert run.stdout.split("\t")[1] == "baseline_grpo_cpu"
-
-
 def test_help_is_the_scripts_own(machine):
     run = machine.run("rich_feedback/run_sdpo.sh", "--help")
     assert run.returncode == 0

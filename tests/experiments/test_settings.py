@@ -35,7 +35,7 @@ COMMON = {
     f"{ACTOR}.use_kl_loss": False,
     f"{ACTOR}.entropy_coeff": 0,
     f"{ACTOR}.ppo_epochs": 1,
-    f"{ACTOR}.loss_agg_mode": "token-mean",
+    f"{ACTOR}.loss_agg_mode": "seq-mean-token-mean",
     "algorithm.use_kl_in_reward": False,
     "algorithm.adv_estimator": "grpo",
     "algorithm.norm_adv_by_std_in_grpo": False,
@@ -46,6 +46,7 @@ COMMON = {
     "trainer.total_epochs": 30,
     "trainer.test_freq": 5,
     "trainer.resume_mode": "auto",
+    "trainer.val_before_train": True,
 }
 SDPO = COMMON | {
     f"{ACTOR}.policy_loss.loss_mode": "sdpo",
@@ -55,13 +56,13 @@ SDPO = COMMON | {
     f"{DISTILLATION}.teacher_regularization": "ema",
     f"{DISTILLATION}.teacher_update_interval": "step",
     f"{DISTILLATION}.is_clip": 2.0,
+    f"{DISTILLATION}.denominator": "all",
     f"{DISTILLATION}.max_reprompt_len": 10240,
     f"{DISTILLATION}.success_reward_threshold": 1.0,
     f"{DISTILLATION}.dont_reprompt_on_self_success": True,
     f"{DISTILLATION}.environment_feedback_only_without_solution": True,
     f"{DISTILLATION}.remove_thinking_from_demonstration": True,
     "trainer.v1.trainer_mode": "sdpo",
-    "trainer.val_before_train": False,
 }
 GRPO = COMMON | {
     f"{ACTOR}.policy_loss.loss_mode": "vanilla",
@@ -69,7 +70,6 @@ GRPO = COMMON | {
     f"{ACTOR}.clip_ratio_high": 0.28,
     f"{ROLLOUT}.max_model_len": 10240,
     "trainer.v1.trainer_mode": "sync_stoppable",
-    "trainer.val_before_train": True,
 }
 EXPECTED = {
     "generalization/run_sdpo_all.sh": SDPO

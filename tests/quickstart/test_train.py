@@ -19,7 +19,7 @@ def progress(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "loss_mode", "trainer_mode"), [("sdpo", "sdpo", "sdpo"), ("grpo", "vanilla", "sync")]
+    ("algorithm", "loss_mode", "trainer_mode"), [("sdpo", "sdpo", "sdpo"), ("grpo", "vanilla", "sync_stoppable")]
 )
 def test_verl_accepts_the_recipe(tmp_path, algorithm, loss_mode, trainer_mode):
     args = argparse.Namespace(

@@ -9,6 +9,7 @@ from math import ceil
 
 from verl.sdpo import on_cpu
 from verl.sdpo.adapters.data import validate_files, validate_rewards, validate_text_only
+from verl.sdpo.adapters.identity import refuse_other
 from verl.sdpo.config import BLOCK, LOSS_MODE, TRAINER_MODE, SelfDistillationConfig, is_sdpo
 
 
@@ -21,6 +22,7 @@ def validate(config: Mapping) -> None:
     """
     validate_training_config(config)
     validate_files(config)
+    refuse_other(config)
     if on_cpu():
         from verl.sdpo.cpu import validate_strategy
 

@@ -2,8 +2,10 @@
 
 import re
 import shlex
+import subprocess
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from tests.experiments.conftest import DATASETS, SCRIPTS
 
@@ -149,6 +151,15 @@ def test_swept_lists_come_from_the_environment(machine):
         for lr in ("1e-5", "1e-6")
     ]
     assert re.findall(r"vars.seed=(\d)", run.stdout) == ["3", "3", "4", "4"] * 2
+
+
+def test_a_path_may_hold_what_hydras_grammar_uses(machine):
+    model = "/models/it's(1),a=b#[c]é/tiny"
+    run = machine.run("rich_feedback/run_sdpo.sh", "--dry-run", "--local", MODELS=model, SEEDS="0")
+    script = re.sub("^exec", r"printf '%s\\n'", run.stdout[run.stdout.index("exec") :])
+    words = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True).stdout.splitlines()
+    (override,) = (word for word in words if word.startswith("actor_rollout_ref.model.path="))
+    assert OverridesParser.create().parse_override(override).value() == model
 
 
 def test_list_has_a_line_per_training(machine):

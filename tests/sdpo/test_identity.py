@@ -7,6 +7,7 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
 import verl  # noqa: F401  lets Hydra find our configurations
+from verl.sdpo.adapters import validation
 from verl.sdpo.adapters.identity import plain, record, refuse_other
 
 BLOCK = "actor_rollout_ref.actor.self_distillation"
@@ -114,6 +115,15 @@ def test_without_a_checkpoint_or_its_record_there_is_nothing_to_compare(make, fo
 @pytest.mark.parametrize("mode", ["disable", "resume_path"])
 def test_whoever_does_not_resume_by_name_is_let_through(make, folder, mode):
     refuse_other(make("vars.seed=9", f"trainer.resume_mode={mode}"))
+
+
+def test_it_is_asked_before_ray(make, folder, monkeypatch):
+    monkeypatch.delenv("VERL_PLATFORM", raising=False)
+    monkeypatch.setattr(validation, "validate_files", lambda config: None)
+    monkeypatch.setattr(validation, "validate_rewards", lambda config: None)
+    validation.validate(make())
+    with pytest.raises(ValueError, match="would continue"):
+        validation.validate(make("vars.seed=9"))
 
 
 def test_the_record_is_readable_and_complete(make, folder):

@@ -169,6 +169,17 @@ def test_a_checkpoint_of_another_trainer_counts_from_zero(tmp_path):
     assert (loop.train_seconds, loop.total_training_steps) == (0.0, LAST_STEP)
 
 
+def test_what_is_recorded_is_what_verl_was_started_with():
+    """The trainer changes its mode before verl sees it."""
+    config = OmegaConf.create(
+        {"trainer": {"v1": {"trainer_mode": "sync_stoppable"}, "a": "${trainer.v1.trainer_mode}"}}
+    )
+    with mock.patch.object(PPOTrainerSync, "__init__", lambda self, config: None):
+        trainer = StoppableTrainer(config)
+    assert trainer.composed == {"trainer": {"v1": {"trainer_mode": "sync_stoppable"}, "a": "sync_stoppable"}}
+    assert config.trainer.v1.trainer_mode == "sync"
+
+
 def test_everything_else_is_verls_synchronous_trainer():
     """The baseline is trained by this class: nothing of the algorithm may be replaced."""
     assert StoppableTrainer.__mro__[1] is PPOTrainerSync

@@ -93,9 +93,8 @@ def _identity(tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """What changes training, as flat keys. Paths below `vars.dir` are taken relative to it: the folder may move."""
     folder = tree.get("vars", {}).get("dir", "")
     optim = tree["actor_rollout_ref"]["actor"]["optim"]
-    fixed = MAY_NOT
-    if optim["lr_scheduler_type"] != "constant" or (optim["lr_warmup_steps_ratio"] or 0) > 0:
-        fixed += LENGTH
+    falls = optim["lr_scheduler_type"] != "constant" or (optim["lr_warmup_steps_ratio"] or 0) > 0
+    fixed = MAY_NOT + LENGTH if falls else MAY_NOT
     may_differ = MAY_DIFFER.split()
     for key, value in _flat(tree):
         if _matches(key, fixed) or not _matches(key, may_differ):

@@ -95,14 +95,16 @@ read_arguments() {
         esac
         shift
     done
-    ((${#LAUNCHER_RECIPES[@]})) || die "Which recipe? bash experiments/launcher.sh RECIPE...; they are in experiments/recipes."
+    if [[ -z $LAUNCHER_HELP ]] && ((${#LAUNCHER_RECIPES[@]} == 0)); then
+        die "Which recipe? bash experiments/launcher.sh RECIPE...; they are in experiments/recipes."
+    fi
 }
 
 # The recipes are their own description.
 print_help() {
     local recipe
     echo "$LAUNCHER_OPTIONS"
-    for recipe in "${LAUNCHER_RECIPES[@]}"; do
+    for recipe in ${LAUNCHER_RECIPES[@]+"${LAUNCHER_RECIPES[@]}"}; do
         [[ $recipe == *.yaml ]] || recipe=$LAUNCHER_FOLDER/recipes/$recipe.yaml
         echo
         echo "$recipe"
@@ -135,6 +137,8 @@ load_site() {
         [[ -n $LAUNCHER_DRY_RUN ]] || die "$message"
         echo "$message" >&2
     fi
+    # For recipes.py, should the site file only set them.
+    export SDPO_DIR SDPO_LOG_DIR SDPO_CKPT_DIR
 }
 
 # A Python on this machine that can read recipes; the runs may have another, inside a container.

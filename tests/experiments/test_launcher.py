@@ -23,7 +23,7 @@ SITE_SRUN_FLAGS=(--container-image=/images/sdpo.sqsh)
 SITE_SETUP='source /venv/bin/activate'
 SITE_PYTHON=python3.11
 SITE_OVERRIDES=(actor_rollout_ref.rollout.gpu_memory_utilization=0.5)
-export SDPO_LOG_DIR=/scratch/logs
+SDPO_LOG_DIR=/scratch/logs
 export SDPO_CKPT_DIR=/scratch/checkpoints
 """
 NAME = "SDPO-rich-lcb_v6-Qwen3-8B-seed0"
@@ -177,6 +177,7 @@ def test_help_shows_options_and_recipe(machine):
     run = machine.run("rich_feedback/run_sdpo.sh", "--help")
     assert run.returncode == 0
     assert "--dry-run" in run.stdout
+    assert machine.run("launcher.sh", "--help").stdout in run.stdout
     assert "recipes/rich_feedback_sdpo.yaml\n# SDPO with rich feedback (paper, section 4, Table 12)" in run.stdout
 
 

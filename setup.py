@@ -19,5 +19,5 @@ setup(
     ],
     # The yaml files live where verl keeps its own. `verl.trainer.config` is verl's package, so they are declared
     # relative to ours; a wheel then holds them at verl/trainer/config/.
-    package_data={"verl.sdpo": ["../trainer/config/*.yaml"]},
+    package_data={"verl.sdpo": ["../trainer/config/*.yaml", "../trainer/config/machine/*.yaml"]},
 )

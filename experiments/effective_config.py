@@ -22,6 +22,8 @@ COLUMNS = {
     "prompts": "data.train_batch_size",
     "rollouts": f"{ROLLOUT}.n",
     "mini-batch": f"{ACTOR}.ppo_mini_batch_size",
+    "loss weights": f"{ACTOR}.loss_agg_mode",
+    "denominator": f"{DISTILLATION}.denominator",
     "alpha": f"{DISTILLATION}.alpha",
     "top-k": f"{DISTILLATION}.distillation_topk",
     "tail": f"{DISTILLATION}.distillation_add_tail",
@@ -44,7 +46,10 @@ COLUMNS = {
     "val samples": f"{ROLLOUT}.val_kwargs.n",
     "val temperature": f"{ROLLOUT}.val_kwargs.temperature",
     "val top-p": f"{ROLLOUT}.val_kwargs.top_p",
+    "val first": "trainer.val_before_train",
     "epochs": "trainer.total_epochs",
+    "steps": "trainer.total_training_steps",
+    "hours": "trainer.max_train_hours",
     "data seed": "data.seed",
     "mini-batch seed": f"{ACTOR}.data_loader_seed",
     "rollout seed": f"{ROLLOUT}.seed",
@@ -57,8 +62,9 @@ def compose_runs(lines: list[str]) -> dict[str, DictConfig]:
     with initialize_config_module("verl.trainer.config", version_base=None):
         for line in lines:
             name, config, task, *overrides = line.rstrip("\n").split("\t")
-            run = [f"vars.task='{task}'", f"trainer.experiment_name='{name}'", *filter(None, overrides)]
-            runs[name] = compose(config, run)
+            runs[name] = compose(config, [*filter(None, overrides)])
+            # In a run these come from the environment.
+            runs[name].vars.task, runs[name].trainer.experiment_name = task, name
     return runs
 
 

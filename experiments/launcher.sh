@@ -1,32 +1,24 @@
 #!/usr/bin/env bash
-# Runs the sweeps: submits every run to Slurm, or runs it here. Sourced by the scripts in the folders beside this file,
-# which hold settings and nothing else. docs/experiments.md says how to use it. Needs bash 4.2, and Python only where a
-# run really runs.
-#
-#   launcher_init "$@"                               options, site file, paths; then these are set:
-#       LAUNCHER_EXTRA     what the user wants added to every run (empty arrays under set -u: see bash 4.2 below)
-#       LAUNCHER_PYTHON    the Python that runs things
-#       SDPO_DIR           folder that holds the data folders
-#       RUNS_DIR           folder that holds the run folders
-#   submit_run NAME COMMAND [ARG...]                 one run of any command, which gets RUN_DIR=$RUNS_DIR/NAME
-#   submit_training NAME CONFIG TASK [OVERRIDE...]   one training of verl, with LAUNCHER_EXTRA
-#   sweep FUNCTION DATASETS MODELS                   calls FUNCTION DATASET MODEL SEED for all of them
-#   launcher_finish                                  summary; fails when a run did
+# Runs the recipes of experiments/recipes/: submits every run to Slurm, or runs it here. docs/experiments.md says how.
+#   bash experiments/launcher.sh RECIPE... [options] [KEY=VALUE...]
+# Needs bash 4.2, and a Python with OmegaConf, in which recipes.py expands the recipes to calls of the functions below.
 #
 # An empty array is an unset variable to `set -u` before bash 4.4, hence ${array[@]+"${array[@]}"}.
-# shellcheck disable=SC2016  # ${...} is also the syntax of the yaml files.
+set -euo pipefail
 
 LAUNCHER_FOLDER=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 LAUNCHER_REPO=${LAUNCHER_FOLDER%/*}
-USER_YAML=$LAUNCHER_REPO/verl/trainer/config/user.yaml
 LAUNCHER_MODE=
 LAUNCHER_DRY_RUN=
+LAUNCHER_HELP=
+LAUNCHER_SITE=${SDPO_SITE:-}
+LAUNCHER_RECIPES=()
 LAUNCHER_EXTRA=()
 LAUNCHER_SUBMITTED=()
 LAUNCHER_SKIPPED=()
 LAUNCHER_FAILED=()
-declare -A LAUNCHER_NAMES=()
 
+# shellcheck disable=SC2016
 LAUNCHER_OPTIONS='Options:
   --dry-run    print what would be submitted, and change nothing
   --list       print one line per training (name, configuration, task, overrides), and change nothing;
@@ -35,7 +27,8 @@ LAUNCHER_OPTIONS='Options:
   --slurm      submit to Slurm (the default where there is sbatch)
   --site FILE  site file (default: $SDPO_SITE, or experiments/site.env)
   -h, --help   this text
-KEY=VALUE, and everything after --, is added to every training as an override of its configuration.'
+KEY=VALUE, and everything after --, is added to every run: overrides of its configuration, or flags of its program.
+DATASETS, MODELS, SEEDS and so on in the environment replace the lists of the recipe.'
 
 die() {
     echo "$*" >&2
@@ -43,51 +36,19 @@ die() {
 }
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What the scripts call
+# What recipes.py calls
 
-launcher_init() {
-    local site=${SDPO_SITE:-}
-    while (($#)); do
-        case $1 in
-            --dry-run) LAUNCHER_DRY_RUN=yes ;;
-            --list | --local | --slurm) LAUNCHER_MODE=${1#--} ;;
-            --site)
-                (($# > 1)) || die "--site needs the path of a site file."
-                site=$2
-                shift
-                ;;
-            -h | --help) print_help && exit ;;
-            --)
-                shift
-                LAUNCHER_EXTRA+=("$@")
-                break
-                ;;
-            *=*) LAUNCHER_EXTRA+=("$1") ;;
-            *) die "Unknown argument '$1'. ${0##*/} --help lists the options; overrides are KEY=VALUE, or follow --." ;;
-        esac
-        shift
-    done
-    choose_mode
-    load_site "$site"
-    set_paths
-    LAUNCHER_PYTHON=${SITE_PYTHON:-${PYTHON:-python}}
+# WANDB_RUN_GROUP, folder of the run folders
+begin_recipe() {
+    export WANDB_RUN_GROUP=$1
+    RUNS_DIR=$2
 }
 
-submit_run() {
-    (($# >= 2)) || die "submit_run NAME COMMAND [ARG...], got: $*"
-    local name=$1
-    shift
-    [[ $LAUNCHER_MODE == list ]] || launch "$name" "" "$@"
-}
-
+# NAME CONFIG TASK [OVERRIDE...]: one training of verl.
 submit_training() {
-    (($# >= 3)) || die "submit_training NAME CONFIG TASK [OVERRIDE...], got: $*"
     local name=$1 config=$2 task=$3
-    # Where there is no accelerator, the small variant of each configuration.
-    [[ ${VERL_PLATFORM:-} != cpu ]] || config=${config%_cpu}_cpu
     local overrides=("${@:4}" ${LAUNCHER_EXTRA[@]+"${LAUNCHER_EXTRA[@]}"})
     if [[ $LAUNCHER_MODE == list ]]; then
-        claim_name "$name"
         (IFS=$'\t' && echo "$name"$'\t'"$config"$'\t'"$task"$'\t'"${overrides[*]-}")
         return
     fi
@@ -101,35 +62,54 @@ submit_training() {
         ${overrides[@]+"${overrides[@]}"}
 }
 
-# The environment may name other datasets and models (lists separated by spaces), and the seeds.
-sweep() {
-    local function=$1 datasets=${DATASETS:-$2} models=${MODELS:-$3} dataset model seed
-    for dataset in $datasets; do
-        for model in $models; do
-            for seed in ${SEEDS:-0}; do
-                "$function" "$dataset" "$model" "$seed"
-            done
-        done
-    done
-}
-
-launcher_finish() {
+# NAME TASK COMMAND...: one run of another program, which finds its folder in RUN_DIR. TASK may be empty.
+submit_run() {
+    local name=$1 task=$2
     [[ $LAUNCHER_MODE != list ]] || return 0
-    local verb=submitted
-    [[ $LAUNCHER_MODE == slurm ]] || verb=ran
-    [[ -z $LAUNCHER_DRY_RUN ]] || verb="would be $verb"
-    echo "# ${#LAUNCHER_SUBMITTED[@]} $verb, ${#LAUNCHER_SKIPPED[@]} skipped, ${#LAUNCHER_FAILED[@]} failed" \
-        ${LAUNCHER_FAILED[@]+"${LAUNCHER_FAILED[@]}"} >&2
-    ((${#LAUNCHER_FAILED[@]} == 0))
+    [[ -z $task ]] || require_data "$name" "$task" || return 0
+    launch "$name" "" "${@:3}" ${LAUNCHER_EXTRA[@]+"${LAUNCHER_EXTRA[@]}"}
 }
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Options, site, paths
+# Options, site, recipes
 
-# The comment at the top of the script that was started, and the options that all of them share.
+read_arguments() {
+    while (($#)); do
+        case $1 in
+            --dry-run) LAUNCHER_DRY_RUN=yes ;;
+            --list | --local | --slurm) LAUNCHER_MODE=${1#--} ;;
+            --site)
+                (($# > 1)) || die "--site needs the path of a site file."
+                LAUNCHER_SITE=$2
+                shift
+                ;;
+            -h | --help) LAUNCHER_HELP=yes ;;
+            --)
+                shift
+                LAUNCHER_EXTRA+=("$@")
+                break
+                ;;
+            -*) die "Unknown argument '$1'. --help lists the options; overrides are KEY=VALUE, or follow --." ;;
+            *=*) LAUNCHER_EXTRA+=("$1") ;;
+            *) LAUNCHER_RECIPES+=("$1") ;;
+        esac
+        shift
+    done
+    if [[ -z $LAUNCHER_HELP ]] && ((${#LAUNCHER_RECIPES[@]} == 0)); then
+        die "Which recipe? bash experiments/launcher.sh RECIPE...; they are in experiments/recipes."
+    fi
+}
+
+# The recipes are their own description.
 print_help() {
-    sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
+    local recipe
     echo "$LAUNCHER_OPTIONS"
+    for recipe in ${LAUNCHER_RECIPES[@]+"${LAUNCHER_RECIPES[@]}"}; do
+        [[ $recipe == *.yaml ]] || recipe=$LAUNCHER_FOLDER/recipes/$recipe.yaml
+        echo
+        echo "$recipe"
+        cat "$recipe"
+    done
 }
 
 choose_mode() {
@@ -140,7 +120,7 @@ choose_mode() {
 }
 
 load_site() {
-    local site=$1
+    local site=$LAUNCHER_SITE
     if [[ -z $site && -e $LAUNCHER_FOLDER/site.env ]]; then
         site=$LAUNCHER_FOLDER/site.env
     fi
@@ -157,31 +137,30 @@ load_site() {
         [[ -n $LAUNCHER_DRY_RUN ]] || die "$message"
         echo "$message" >&2
     fi
+    # For recipes.py, should the site file only set them.
+    export SDPO_DIR SDPO_LOG_DIR SDPO_CKPT_DIR
 }
 
-# What user.yaml says about its path NAME, whose line as shipped leaves it to the environment variable VARIABLE.
-user_path() {
-    local name=$1 variable=$2 value
-    value=$(sed -n "/^  $name: /{s/^  $name: *//; s/  *#.*//; p}" "$USER_YAML")
-    value=${value//'${vars.dir}'/"${SDPO_DIR-}"}
-    value=${value//'${oc.env:PWD}'/"$LAUNCHER_REPO"}
-    if [[ $value == '${oc.env:'$variable,*'}' ]]; then
-        value=${value#*,}
-        value=${value%\}}
-        value=${!variable:-$value}
-        [[ $value == /* ]] || value=$PWD/$value
-    fi
-    [[ $value == /* && $value != *'${'* ]] ||
-        die "vars.$name in $USER_YAML is '$value': write a whole path, or leave the line as it was and set $variable."
-    echo "$value"
+# A Python on this machine that can read recipes; the runs may have another, inside a container.
+find_python() {
+    local candidate candidates=(${PYTHON:+"$PYTHON"} ${SITE_PYTHON:+"$SITE_PYTHON"} python python3)
+    for candidate in "${candidates[@]}"; do
+        if "$candidate" -c 'import omegaconf' 2>/dev/null; then
+            echo "$candidate"
+            return
+        fi
+    done
+    die "No Python with OmegaConf, which reads the recipes; tried ${candidates[*]}. Set PYTHON to one in which verl is" \
+        "installed, or do \`pip install omegaconf\`."
 }
 
-set_paths() {
-    SDPO_DIR=$(user_path dir SDPO_DIR)
-    SDPO_LOG_DIR=$(user_path log_dir SDPO_LOG_DIR)
-    SDPO_CKPT_DIR=$(user_path ckpt_dir SDPO_CKPT_DIR)
-    RUNS_DIR=$SDPO_LOG_DIR
-    [[ -d $SDPO_DIR ]] || die "vars.dir (SDPO_DIR) is '$SDPO_DIR': there is no such folder."
+# Prints what recipes.py makes of the recipes.
+expand_recipes() {
+    local python origin=$PWD
+    python=$(find_python) || exit
+    cd "$LAUNCHER_REPO" || exit
+    LAUNCHER_PYTHON=$LAUNCHER_PYTHON SITE_GPUS=${SITE_GPUS:-} \
+        "$python" -B -m experiments.recipes --from "$origin" "${LAUNCHER_RECIPES[@]}"
 }
 
 # NAME TASK: a run without its data counts as failed; a dry run only says so.
@@ -206,20 +185,10 @@ has_data() {
 # ---------------------------------------------------------------------------------------------------------------------
 # One run
 
-# Names are folder names, job names and wandb names.
-claim_name() {
-    local name=$1
-    [[ $name =~ ^[A-Za-z0-9._-]{1,200}$ ]] ||
-        die "The run name '$name' is not 1 to 200 letters, digits, dots, dashes and underscores."
-    [[ -z ${LAUNCHER_NAMES[$name]-} ]] || die "Two runs are called $name: a swept value is missing from the name."
-    LAUNCHER_NAMES[$name]=1
-}
-
 # NAME, folder in which a training can be asked to stop (or nothing), COMMAND...
 launch() {
     local name=$1 stop_dir=$2
     local run_dir=$RUNS_DIR/$name
-    claim_name "$name"
     if [[ -e $run_dir/complete ]]; then
         echo "# $name: complete, skipped" >&2
         LAUNCHER_SKIPPED+=("$name")
@@ -326,3 +295,29 @@ print_command() {
     printf ' \\\n    %q' "$@"
     echo
 }
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+summary() {
+    [[ $LAUNCHER_MODE != list ]] || return 0
+    local verb=submitted
+    if [[ $LAUNCHER_MODE == local ]]; then
+        [[ -n $LAUNCHER_DRY_RUN ]] && verb=run || verb=ran
+    fi
+    [[ -z $LAUNCHER_DRY_RUN ]] || verb="would be $verb"
+    echo "# ${#LAUNCHER_SUBMITTED[@]} $verb, ${#LAUNCHER_SKIPPED[@]} skipped, ${#LAUNCHER_FAILED[@]} failed" \
+        ${LAUNCHER_FAILED[@]+"${LAUNCHER_FAILED[@]}"} >&2
+    ((${#LAUNCHER_FAILED[@]} == 0))
+}
+
+read_arguments "$@"
+if [[ -n $LAUNCHER_HELP ]]; then
+    print_help
+    exit
+fi
+choose_mode
+load_site
+LAUNCHER_PYTHON=${SITE_PYTHON:-${PYTHON:-python}}
+plan=$(expand_recipes)
+eval "$plan"
+summary

@@ -13,19 +13,9 @@ command -v "$PYTHON" >/dev/null || {
     exit 127
 }
 
-# wandb asks for a login at the terminal, or fails where there is none. It finds one in the same two places.
+# wandb asks for a login at the terminal, or fails where there is none.
 has_wandb() {
-    local netrc host=${WANDB_BASE_URL:-https://api.wandb.ai}
-    host=${host#*://}
-    case ${WANDB_MODE:-online} in
-        disabled) return 1 ;;
-        offline) return 0 ;;
-    esac
-    [[ -z ${WANDB_API_KEY:-} ]] || return 0
-    for netrc in "${NETRC:-$HOME/.netrc}" "$HOME/_netrc"; do
-        grep --quiet --fixed-strings "machine ${host%%/*}" "$netrc" 2>/dev/null && return 0
-    done
-    return 1
+    "$PYTHON" "$(dirname "${BASH_SOURCE[0]}")/../verl/sdpo/doctor/wandb_login.py"
 }
 
 # An interrupted run continues its curve.
@@ -54,4 +44,5 @@ if [[ -z ${SDPO_SKIP_DOCTOR:-} ]]; then
         exit "$status"
     }
 fi
-exec "$PYTHON" -m verl.trainer.main_ppo --config-name "$config" "${overrides[@]}" "hydra.run.dir='$RUN_DIR/hydra'"
+# shellcheck disable=SC2016  # Hydra reads the variable itself: a path may hold what its grammar does not.
+exec "$PYTHON" -m verl.trainer.main_ppo --config-name "$config" "${overrides[@]}" 'hydra.run.dir=${oc.env:RUN_DIR}/hydra'

@@ -46,7 +46,7 @@ def test_what_the_image_needs_is_not_ignored():
 
 
 def test_check_accepts_an_environment_that_works():
-    run = install_sh("check", sys.prefix, "--config-name", "sdpo_cpu", VERL_PLATFORM="cpu")
+    run = install_sh("check", sys.prefix, "--config-name", "sdpo", VERL_PLATFORM="cpu")
     assert run.returncode == 0, run.stdout + run.stderr
     assert "OK    plugin" in run.stdout
     assert "OK    vllm" in run.stdout

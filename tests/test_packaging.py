@@ -35,7 +35,7 @@ def wheel_files(tmp_path_factory) -> set[str]:
 def test_wheel_holds_all_our_modules_and_configurations(wheel_files):
     expected = {
         str(path.relative_to(REPOSITORY)) for folder in OURS for path in (REPOSITORY / folder).rglob("*.py")
-    } | {str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "verl/trainer/config").glob("*.yaml")}
+    } | {str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "verl/trainer/config").rglob("*.yaml")}
     assert wheel_files == expected
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from experiments.overrides import override
 from experiments.quickstart import supervise
 from experiments.quickstart.report import Run, report
 
@@ -39,20 +40,23 @@ def parse_arguments() -> argparse.Namespace:
 
 def command(args: argparse.Namespace, run: Path, ray_folder: str) -> list[str]:
     """What starts verl: the recipe in config/, and the paths and numbers of this run."""
+    settings = {
+        "data.train_files": str(args.data / "train.parquet"),
+        "data.val_files": str(args.data / "test.parquet"),
+        "vars.seed": args.seed,
+        "actor_rollout_ref.model.path": str(args.model),
+        "reward.custom_reward_function.path": str(HERE / "environment.py"),
+        "trainer.total_training_steps": args.steps,
+        "trainer.experiment_name": run.name,
+        "trainer.default_local_dir": str(run / "checkpoints"),
+        "trainer.validation_data_dir": str(run / "heldout"),
+        "hydra.run.dir": str(run / "hydra"),
+        "+ray_kwargs.ray_init._temp_dir": ray_folder,
+    }
     return [
         *(sys.executable, "-u", "-m", "verl.trainer.main_ppo"),
         *("--config-dir", str(HERE / "config"), "--config-name", f"quickstart_{args.algorithm}"),
-        f"data.train_files={args.data / 'train.parquet'}",
-        f"data.val_files={args.data / 'test.parquet'}",
-        f"vars.seed={args.seed}",
-        f"actor_rollout_ref.model.path={args.model}",
-        f"reward.custom_reward_function.path={HERE / 'environment.py'}",
-        f"trainer.total_training_steps={args.steps}",
-        f"trainer.experiment_name={run.name}",
-        f"trainer.default_local_dir={run / 'checkpoints'}",
-        f"trainer.validation_data_dir={run / 'heldout'}",
-        f"hydra.run.dir={run / 'hydra'}",
-        f"+ray_kwargs.ray_init._temp_dir={ray_folder}",
+        *(override(key, value) for key, value in settings.items()),
         *precision(),
         *args.overrides,
     ]

@@ -1,7 +1,3 @@
 #!/usr/bin/env bash
-# Test-time self-distillation on the hard questions of the paper (section 5). See sweep.sh for options.
-set -euo pipefail
-source "$(dirname "${BASH_SOURCE[0]}")/sweep.sh"
-sweep_init "$@"
-submit_sdpo sdpo_ttt
-launcher_finish
+# Self-distillation at test time, on hard questions (paper, section 5). `--help` shows options and recipe.
+exec bash "$(dirname "${BASH_SOURCE[0]}")/../launcher.sh" ttt_sdpo "$@"

@@ -26,19 +26,21 @@ def tiny_data(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def train(tiny_model, tiny_data):
-    """`train(folder, *overrides, config=...)` runs `main_ppo` to its end and returns the finished process.
+    """`train(folder, *overrides, config=..., prompts=...)` runs `main_ppo` to its end and returns the finished process.
 
     The run has a session of its own, which is ended with all its children if it hangs.
     """
 
     def run(
-        folder: Path, *overrides: str, config: str = "sdpo_cpu", data: Path = tiny_data
+        folder: Path, *overrides: str, config: str = "sdpo", data: Path = tiny_data, prompts: int = 4
     ) -> subprocess.CompletedProcess:
         folder.mkdir(parents=True, exist_ok=True)
         command = [
             *(sys.executable, "-m", "verl.trainer.main_ppo", "--config-name", config),
             f"actor_rollout_ref.model.path={tiny_model}",
             f"reward.custom_reward_function.path={tiny_data / 'reward.py'}",
+            f"data.train_batch_size={prompts}",
+            f"actor_rollout_ref.actor.ppo_mini_batch_size={prompts}",
             "data.max_prompt_length=64",
             "data.max_response_length=16",
             "max_model_len=512",

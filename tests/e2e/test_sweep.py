@@ -28,6 +28,7 @@ class Sweep:
             "data.max_response_length=16",
             "max_model_len=512",
             "actor_rollout_ref.rollout.n=4",
+            "data.train_batch_size=4",
             "actor_rollout_ref.actor.ppo_mini_batch_size=4",
             "trainer.val_before_train=False",
             "trainer.test_freq=-1",

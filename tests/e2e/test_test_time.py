@@ -79,7 +79,7 @@ def test_sdpo_on_one_question_stops_at_its_budget_or_solution(train, tiny_data, 
         "trainer.save_freq=1",
         "actor_rollout_ref.rollout.n=8",
     ]
-    first = train(folder, *overrides, config="sdpo_ttt_cpu", data=question)
+    first = train(folder, *overrides, config="sdpo_ttt", data=question, prompts=1)
     assert first.returncode == 0, first.stdout[-5000:]
     _, records = read_log(log)
     assert [record["attempt"] for record in records] == list(range(1, 21))
@@ -97,7 +97,7 @@ def test_sdpo_on_one_question_stops_at_its_budget_or_solution(train, tiny_data, 
         shutil.rmtree(folder / "checkpoints" / f"global_step_{step}")
     (folder / "checkpoints" / "latest_checkpointed_iteration.txt").write_text("1")
     write_grader(tmp_path / "grader.py", right=True)
-    second = train(folder, *overrides, config="sdpo_ttt_cpu", data=question)
+    second = train(folder, *overrides, config="sdpo_ttt", data=question, prompts=1)
     assert second.returncode == 0, second.stdout[-5000:]
     _, resumed = read_log(log)
     assert [record["response"] for record in resumed] == [record["response"] for record in records[:9]]

@@ -174,10 +174,9 @@ def test_grpo_baseline_is_verls_own_and_saves_and_ends_when_asked(train, tmp_pat
     (tmp_path / "checkpoints" / "stop").touch()
     run = train(
         tmp_path,
-        "trainer.v1.trainer_mode=sync_stoppable",
         "trainer.total_training_steps=4",
         "trainer.save_freq=1000",
-        config="baseline_grpo_cpu",
+        config="baseline_grpo",
     )
     (step,) = metrics_of(run, tmp_path)
     assert (tmp_path / "checkpoints" / "latest_checkpointed_iteration.txt").read_text() == "1"

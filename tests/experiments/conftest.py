@@ -1,18 +1,22 @@
 """A copy of the launcher's files in a folder with a space in its name, and a machine with a fake Slurm."""
 
 import os
+import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 REPO = Path(__file__).parents[2]
+# Of section 3 and 4 of the paper, with the number of their runs.
 SCRIPTS = {
-    "generalization/run_sdpo_all.sh": 10,
-    "generalization/run_baseline_grpo_all.sh": 40,
-    "rich_feedback/run_sdpo.sh": 1,
-    "rich_feedback/run_baseline_grpo.sh": 1,
+    "generalization/run_sdpo_all.sh": 30,
+    "generalization/run_baseline_grpo_all.sh": 120,
+    "rich_feedback/run_sdpo.sh": 3,
+    "rich_feedback/run_baseline_grpo.sh": 3,
 }
 DATASETS = [
     "datasets/sciknoweval/biology",
@@ -44,13 +48,15 @@ class Machine:
             made.mkdir()
         shutil.copytree(REPO / "experiments", self.repo / "experiments", ignore=shutil.ignore_patterns("site.env"))
         self.user_yaml = self.repo / "verl/trainer/config/user.yaml"
-        self.user_yaml.parent.mkdir(parents=True)
-        shutil.copy(REPO / "verl/trainer/config/user.yaml", self.user_yaml)
+        for file in (self.user_yaml, self.repo / "verl/sdpo/doctor/wandb_login.py"):
+            file.parent.mkdir(parents=True)
+            shutil.copy(REPO / file.relative_to(self.repo), file)
         self.environment = {
             "PATH": f"{self.bin}:/usr/bin:/bin",
             "HOME": str(folder),
             "FAKE": str(self.fake),
         }
+        self.training("exit 0")
 
     @property
     def runs(self) -> Path:
@@ -65,8 +71,10 @@ class Machine:
         (self.bin / name).chmod(0o755)
 
     def training(self, body: str, *, doctor: str = "exit 0") -> None:
-        """What the fake Python does for verl's trainer, and for the doctor before it."""
-        self.command("python", f"if [[ $2 == verl.sdpo.doctor ]]; then {doctor}; fi\n{body}")
+        """What the fake Python does for verl's trainer, and for the doctor before it; all else the real one does."""
+        cases = f"verl.trainer.main_ppo) {body} ;;\nverl.sdpo.doctor) {doctor} ;;"
+        cases += f'\n*) exec {shlex.quote(sys.executable)} "$@" ;;'
+        self.command("python", f'case "${{2-}}" in\n{cases}\nesac')
 
     def add_slurm(self, site: str = "") -> None:
         self.command("sbatch", SBATCH)
@@ -79,6 +87,11 @@ class Machine:
             (self.repo / task).mkdir(parents=True, exist_ok=True)
             for split in ("train", "test"):
                 (self.repo / task / f"{split}.parquet").touch()
+
+    def recipe(self, name: str, **content) -> str:
+        """A recipe outside the repository; returns its path, as a user in `elsewhere` would write it."""
+        OmegaConf.save(OmegaConf.create({"name": name, **content}), self.elsewhere / f"{name}.yaml")
+        return f"{name}.yaml"
 
     def start(self, script: Path, *arguments: str, **environment: str) -> subprocess.Popen:
         process = subprocess.Popen(

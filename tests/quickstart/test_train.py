@@ -19,11 +19,16 @@ def progress(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "loss_mode", "trainer_mode"), [("sdpo", "sdpo", "sdpo"), ("grpo", "vanilla", "sync")]
+    ("algorithm", "loss_mode", "trainer_mode"), [("sdpo", "sdpo", "sdpo"), ("grpo", "vanilla", "sync_stoppable")]
 )
 def test_verl_accepts_the_recipe(tmp_path, algorithm, loss_mode, trainer_mode):
     args = argparse.Namespace(
-        model=tmp_path, data=Path("d"), algorithm=algorithm, steps=7, seed=5, overrides=["data.train_batch_size=2"]
+        model=tmp_path,
+        data=Path("a folder (2), it's=é#"),
+        algorithm=algorithm,
+        steps=7,
+        seed=5,
+        overrides=["data.train_batch_size=2"],
     )
     command = [*train.command(args, tmp_path / "run", "/tmp/r"), "--cfg", "job", "--resolve"]
     env = train.environment(tmp_path / "metrics.jsonl")
@@ -32,6 +37,8 @@ def test_verl_accepts_the_recipe(tmp_path, algorithm, loss_mode, trainer_mode):
     config = OmegaConf.create(shown.stdout[shown.stdout.index("actor_rollout_ref:") :])
     assert config.actor_rollout_ref.actor.policy_loss.loss_mode == loss_mode
     assert config.trainer.v1.trainer_mode == trainer_mode
+    # Hydra has a grammar of its own, in which a path may mean something else.
+    assert config.data.train_files == "a folder (2), it's=é#/train.parquet"
     assert (config.trainer.total_training_steps, config.data.train_batch_size, config.data.seed) == (7, 2, 5)
     assert (config.data.max_response_length, config.actor_rollout_ref.rollout.temperature) == (40, 0.6)
 

@@ -493,7 +493,7 @@ def test_mistakes_in_the_configuration_are_findings(monkeypatch, capsys):
     assert "FAIL  configuration   sdpo: ValueError: actor_rollout_ref.actor.self_distillation.alpha=2: expected" in (
         capsys.readouterr().out
     )
-    main(["--installation-only", "--config-name", "sdpo_cpu"])
+    main(["--installation-only", "machine=cpu"])
     assert "without an accelerator set VERL_PLATFORM=cpu" in capsys.readouterr().out
 
 
@@ -513,7 +513,7 @@ def test_this_machine_without_an_accelerator(tmp_path):
     table = {"prompt": ["2 + 2?"], "data_source": ["math"], "reward_model": [{"ground_truth": "4"}]}
     pq.write_table(pa.table(table), tmp_path / "train.parquet")
     run = doctor(
-        *("--config-name", "sdpo_cpu", f"vars.dir={tmp_path.parent}", f"vars.task={tmp_path.name}"),
+        *(f"vars.dir={tmp_path.parent}", f"vars.task={tmp_path.name}"),
         *(f"actor_rollout_ref.model.path={tmp_path}", f"vars.ckpt_dir={tmp_path}"),
         f"data.val_files={tmp_path / 'absent.parquet'}",
         VERL_PLATFORM="cpu",

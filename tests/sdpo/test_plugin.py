@@ -5,9 +5,9 @@ import subprocess
 import sys
 
 
-def python(code: str, cwd, **environment: str) -> str:
+def python(code: str, cwd, *arguments: str, **environment: str) -> str:
     run = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code],
+        [sys.executable, "-W", "ignore", "-c", code, *arguments],
         cwd=cwd,
         env={**os.environ, **environment},
         capture_output=True,
@@ -68,7 +68,7 @@ def test_configurations_compose_and_loss_mode_is_the_one_switch(tmp_path):
         "import verl, hydra\n"
         "from hydra import compose, initialize_config_module\n"
         "with initialize_config_module('verl.trainer.config', version_base=None):\n"
-        "    for name in ('sdpo', 'sdpo_cpu', 'baseline_grpo', 'baseline_grpo_cpu'):\n"
+        "    for name in ('sdpo', 'baseline_grpo'):\n"
         "        print(name, compose(name).trainer.v1.trainer_mode)\n"
         "    vanilla = compose('sdpo', ['actor_rollout_ref.actor.policy_loss.loss_mode=vanilla'])\n"
         "    print('vanilla', vanilla.trainer.v1.trainer_mode)\n"
@@ -76,16 +76,33 @@ def test_configurations_compose_and_loss_mode_is_the_one_switch(tmp_path):
         "        trainer = compose(name, ['vars.task=sets/a/b', 'vars.seed=7']).trainer\n"
         "        print(trainer.experiment_name, trainer.default_local_dir.endswith(trainer.experiment_name))\n"
     )
-    assert python(code, tmp_path).splitlines()[-7:] == [
+    assert python(code, tmp_path).splitlines()[-5:] == [
         "sdpo sdpo",
-        "sdpo_cpu sdpo",
-        "baseline_grpo sync",
-        "baseline_grpo_cpu sync",
+        "baseline_grpo sync_stoppable",
         "vanilla sync",
         # A run goes on from what it finds under its name, so no two may share one.
         "sdpo-sets-a-b-Qwen3-8B-seed7 True",
         "grpo-sets-a-b-Qwen3-8B-seed7 True",
     ]
+
+
+def test_the_machine_follows_the_platform_unless_it_is_named(tmp_path):
+    code = (
+        "import sys, verl\n"
+        "from hydra import compose, initialize_config_module\n"
+        "with initialize_config_module('verl.trainer.config', version_base=None):\n"
+        "    config = compose('sdpo', sys.argv[1:])\n"
+        "rollout = config.actor_rollout_ref.rollout\n"
+        "print(config.trainer.device, rollout.enforce_eager, rollout.n, config.data.max_response_length)\n"
+    )
+    for platform, arguments, expected in (
+        ("", [], "cuda False"),
+        ("cpu", [], "cpu True"),
+        ("cpu", ["machine=gpu"], "cuda False"),
+        ("", ["machine=cpu"], "cpu True"),
+    ):
+        # No size of the problem depends on the machine.
+        assert python(code, tmp_path, *arguments, VERL_PLATFORM=platform).endswith(f"{expected} 8 8192")
 
 
 def test_config_name_is_found_from_any_folder(tmp_path):

@@ -1,5 +1,6 @@
 """`fit` and the choice of when to save are stock verl's; everything that trains is taken out."""
 
+import json
 from unittest import mock
 
 import pytest
@@ -17,7 +18,7 @@ class Loop(StoppableTrainer):
 
     trainer_mode = "sync"
 
-    def __init__(self, folder, *, ask_at: int, save_freq: int):
+    def __init__(self, folder, *, ask_at: int = 99, save_freq: int = 25, **trainer):
         self.config = OmegaConf.create(
             {
                 "trainer": {
@@ -29,6 +30,8 @@ class Loop(StoppableTrainer):
                     "total_epochs": 1,
                     "save_freq": save_freq,
                     "test_freq": -1,
+                    "resume_mode": "auto",
+                    **trainer,
                 },
                 "global_profiler": {"steps": None, "profile_continuous_steps": False},
             }
@@ -37,13 +40,13 @@ class Loop(StoppableTrainer):
         self.total_training_steps = self.steps_per_epoch = LAST_STEP
         self.global_steps = 0
         self.taken, self.saved = [], []
+        self.composed = {"a": 1}
+        self.train_seconds = self.seconds_so_far = 0.0
+        self.last_timing = {}
         self._init_dump_executor()
 
     def on_step_end(self):
         self.taken.append(self.global_steps)
-
-    def _save_checkpoint(self):
-        self.saved.append(self.global_steps)
 
     def _compute_metrics(self, *args, **kwargs):
         pass
@@ -55,13 +58,20 @@ def verl_step(self, metrics, timing_raw):
     return mock.Mock()
 
 
+def verl_save(self):
+    """verl's tracker names a checkpoint last: what we add must be there by then."""
+    folder = self.folder / f"global_step_{self.global_steps}"
+    assert json.loads((folder / "run_config.json").read_text()) == self.composed
+    self.saved.append(self.global_steps)
+
+
 @pytest.mark.parametrize("save_freq", [2, 25])
 @pytest.mark.parametrize("ask_at", [1, 2, 3])
 def test_training_that_is_asked_saves_once_and_ends_after_the_step(tmp_path, ask_at, save_freq):
     loop = fit(tmp_path, ask_at=ask_at, save_freq=save_freq)
     assert loop.taken == list(range(1, ask_at + 1))
     assert loop.saved == sorted({step for step in loop.taken if step % save_freq == 0} | {ask_at})
-    assert [path.name for path in tmp_path.iterdir()] == ["stopped"]
+    assert [path.name for path in tmp_path.iterdir() if not path.name.startswith("global_step_")] == ["stopped"]
 
 
 @pytest.mark.parametrize("ask_at", [LAST_STEP, LAST_STEP + 1])
@@ -74,18 +84,105 @@ def test_training_at_its_end_ignores_the_request(tmp_path, ask_at):
 def fit(folder, **settings) -> Loop:
     loop = Loop(folder, **settings)
     with (
-        mock.patch.object(PPOTrainerSync, "step", verl_step),
+        mock.patch.multiple(PPOTrainerSync, step=verl_step, _save_checkpoint=verl_save),
         mock.patch.multiple(trainer_base, tq=mock.DEFAULT, SkipManager=mock.DEFAULT),
     ):
         loop.fit(agent_loop_manager=None)
     return loop
 
 
+# The end after so many hours
+
+
+class Clock:
+    """A step takes `seconds` until `step` returns; verl then adds 2 s of handing over weights, and 5 s of saving."""
+
+    def __init__(self, loop: Loop):
+        self.loop, self.now = loop, 0.0
+
+    def step(self, seconds: float) -> dict[str, float]:
+        def verl_step(*_):
+            self.now += seconds
+
+        metrics, timing = {}, {}
+        self.loop.global_steps += 1
+        with (
+            mock.patch.object(PPOTrainerSync, "step", verl_step),
+            mock.patch("verl.sdpo.adapters.stop.time.perf_counter", lambda: self.now),
+        ):
+            self.loop.step(metrics, timing)
+        timing |= {"step": seconds + 2 + 5, "save_checkpoint": 5, "testing": 1000}
+        return metrics
+
+
+def test_hours_are_those_of_steps_without_validation_and_saving(tmp_path):
+    """By hand: 100 s; then 100 + 2 + 50 s; then 102 + 52 + 30 s."""
+    clock = Clock(Loop(tmp_path))
+    hours = [clock.step(seconds)["training/hours"] for seconds in (100, 50, 30)]
+    assert [3600 * value for value in hours] == pytest.approx([100, 152, 184])
+
+
+def test_training_ends_once_its_hours_are_over(tmp_path):
+    loop = Loop(tmp_path, max_train_hours=150 / 3600)
+    clock = Clock(loop)
+    clock.step(100)
+    assert (loop.total_training_steps, loop.config.trainer.save_freq) == (LAST_STEP, 25)
+    clock.step(50)
+    assert (loop.total_training_steps, loop.config.trainer.save_freq) == (2, 1)
+    # It has come to its end: whoever waits for it must not start it again.
+    assert not (tmp_path / "stopped").exists()
+
+
+def test_such_an_end_saves_once(tmp_path):
+    loop = fit(tmp_path, max_train_hours=0)
+    assert (loop.taken, loop.saved) == ([1], [1])
+
+
+@pytest.mark.parametrize("resume_mode", ["auto", "resume_path"])
+def test_hours_survive_a_restart(tmp_path, resume_mode):
+    first = Loop(tmp_path)
+    clock = Clock(first)
+    clock.step(100)
+    clock.step(50)
+    with mock.patch.object(PPOTrainerSync, "_save_checkpoint", verl_save):
+        first._save_checkpoint()
+
+    def verl_load(self):
+        self.global_steps = 2
+
+    # 152 s so far.
+    for limit, last_step in ((None, LAST_STEP), (153, LAST_STEP), (152, 2)):
+        folder = tmp_path if resume_mode == "auto" else tmp_path / "elsewhere"
+        hours = None if limit is None else limit / 3600
+        path = str(tmp_path / "global_step_2")
+        again = Loop(folder, max_train_hours=hours, resume_mode=resume_mode, resume_from_path=path)
+        with mock.patch.object(PPOTrainerSync, "_load_checkpoint", verl_load):
+            again._load_checkpoint()
+        assert again.total_training_steps == last_step
+    assert 3600 * Clock(again).step(10)["training/hours"] == pytest.approx(162)
+
+
+def test_a_checkpoint_of_another_trainer_counts_from_zero(tmp_path):
+    loop = Loop(tmp_path, max_train_hours=1)
+    with mock.patch.object(PPOTrainerSync, "_load_checkpoint", lambda self: setattr(self, "global_steps", 2)):
+        loop._load_checkpoint()
+    assert (loop.train_seconds, loop.total_training_steps) == (0.0, LAST_STEP)
+
+
+def test_what_is_recorded_is_what_verl_was_started_with():
+    """The trainer changes its mode before verl sees it."""
+    config = OmegaConf.create(
+        {"trainer": {"v1": {"trainer_mode": "sync_stoppable"}, "a": "${trainer.v1.trainer_mode}"}}
+    )
+    with mock.patch.object(PPOTrainerSync, "__init__", lambda self, config: None):
+        trainer = StoppableTrainer(config)
+    assert trainer.composed == {"trainer": {"v1": {"trainer_mode": "sync_stoppable"}, "a": "sync_stoppable"}}
+    assert config.trainer.v1.trainer_mode == "sync"
+
+
 def test_everything_else_is_verls_synchronous_trainer():
     """The baseline is trained by this class: nothing of the algorithm may be replaced."""
     assert StoppableTrainer.__mro__[1] is PPOTrainerSync
-    assert {name for name in vars(StoppableTrainer) if callable(getattr(StoppableTrainer, name))} == {
-        "__init__",
-        "step",
-    }
+    own = {name for name in vars(StoppableTrainer) if callable(getattr(StoppableTrainer, name))}
+    assert own & set(dir(PPOTrainerSync)) == {"__init__", "step", "_save_checkpoint", "_load_checkpoint"}
     assert issubclass(get_trainer_cls("sdpo"), StoppableTrainer)

@@ -19,7 +19,7 @@ PUBLISHED = [str(number) for number in QUESTIONS["hard"]]
 def sweep(script: str, *arguments: str, folder: Path, **environment: str) -> str:
     run = subprocess.run(
         ["bash", SWEEPS / script, *arguments],
-        env={"PATH": os.environ["PATH"], "SDPO_DIR": str(folder), **environment},
+        env={"PATH": os.environ["PATH"], "PYTHON": sys.executable, "SDPO_DIR": str(folder), **environment},
         capture_output=True,
         text=True,
         timeout=60,
@@ -49,38 +49,58 @@ def test_every_published_question_is_prompted_once_per_seed(tmp_path, script, me
 def test_every_published_question_is_trained_on_once_per_seed(tmp_path):
     lines = sweep("run_sdpo_all.sh", "--list", "a.b=1", folder=tmp_path, SEEDS="0 1").splitlines()
     first = (
-        "sdpo_q1_seed0\tsdpo_ttt\tlcb_v6_singles/q_1\tvars.seed=0\tactor_rollout_ref.model.path=Qwen/Qwen3-8B\ta.b=1"
+        "sdpo_q1_seed0\tsdpo_ttt\tlcb_v6_singles/q_1\tactor_rollout_ref.model.path=Qwen/Qwen3-8B\tvars.seed=0\ta.b=1"
     )
     assert lines[0] == first
     assert [line.split("\t")[0] for line in lines] == [f"sdpo_q{q}_seed{seed}" for seed in (0, 1) for q in PUBLISHED]
 
 
+def test_five_seeds_unless_the_environment_says_otherwise(tmp_path):
+    lines = sweep("run_sdpo_all.sh", "--list", folder=tmp_path, QUESTIONS="5").splitlines()
+    assert [line.split("\t")[0] for line in lines] == [f"sdpo_q5_seed{seed}" for seed in range(5)]
+
+
 def test_the_attempts_of_a_training_are_logged_in_its_run_folder(tmp_path):
     (tmp_path / "singles" / "q_5").mkdir(parents=True)
-    output = sweep("run_sdpo_all.sh", "--local", "--dry-run", folder=tmp_path, QUESTIONS="5", SINGLES="singles")
+    output = sweep(
+        "run_sdpo_all.sh", "--local", "--dry-run", folder=tmp_path, QUESTIONS="5", SEEDS="0", SINGLES="singles"
+    )
     assert f"export RUN_DIR={tmp_path}/outputs/ttt/sdpo_q5_seed0" in output
     assert "TASK=singles/q_5" in output
 
 
-def failure(folder: Path, **environment: str) -> str:
+def test_the_sweeps_of_the_cpu_are_small(tmp_path):
+    output = sweep(
+        "../launcher.sh",
+        *("ttt_cpu_best_of_k", "ttt_cpu_multiturn", "ttt_cpu_sdpo", "--local", "--dry-run"),
+        folder=tmp_path,
+        QUESTIONS="4",
+        BUDGET="9",
+        MODEL="/models/tiny",
+    )
+    best_of_k, multi_turn, sdpo = output.replace("\\\n", "").split("# ----- ")[1:]
+    for run, program in ((best_of_k, "best_of_k.py"), (multi_turn, "multiturn.py")):
+        command = shlex.split(run.splitlines()[-1])
+        args = argument_parser(None)
+        args.add_argument("--batch")
+        parsed = args.parse_args(command[command.index(f"baseline_multiturn/{program}") + 1 :])
+        assert (parsed.budget, parsed.max_response, parsed.model) == (9, 48, "/models/tiny")
+        assert Path(parsed.reward).is_file()
+    assert {"test_time.budget=9", "actor_rollout_ref.model.path=/models/tiny"} <= set(
+        shlex.split(sdpo.splitlines()[-1])
+    )
+
+
+def test_a_missing_question_is_said_in_one_sentence(tmp_path):
+    environment = {"PYTHON": sys.executable, "SDPO_DIR": str(tmp_path), "QUESTIONS": "5", "SEEDS": "0"}
     run = subprocess.run(
         ["bash", SWEEPS / "run_multiturn_all.sh", "--local"],
-        env={"PATH": os.environ["PATH"], "SDPO_DIR": str(folder), "QUESTIONS": "5", **environment},
+        env={"PATH": os.environ["PATH"], **environment},
         capture_output=True,
         text=True,
         timeout=60,
     )
     assert run.returncode == 1
-    return run.stderr
-
-
-def test_a_python_without_verl_is_said_before_the_first_run(tmp_path):
-    assert failure(tmp_path, PYTHON="/bin/false") == (
-        "There is no verl in the Python '/bin/false': set PYTHON, or SITE_PYTHON in the site file.\n"
-    )
-
-
-def test_a_missing_question_is_said_in_one_sentence(tmp_path):
-    missing, summary = failure(tmp_path, PYTHON=sys.executable).splitlines()
+    missing, summary = run.stderr.splitlines()
     assert missing.startswith(f"multi_turn_q5_seed0: there is no {tmp_path}/lcb_v6_singles/q_5/train.parquet.")
     assert summary == "# 0 ran, 0 skipped, 1 failed multi_turn_q5_seed0"

@@ -18,7 +18,7 @@ import json, sys, verl
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 with initialize_config_module('verl.trainer.config', version_base=None):
-    configs = [compose(name, sys.argv[1:]) for name in ('sdpo_ttt', 'sdpo_ttt_cpu')]
+    configs = [compose('sdpo_ttt', [f'machine={machine}', *sys.argv[1:]]) for machine in ('gpu', 'cpu')]
 print(json.dumps([OmegaConf.to_container(config, resolve=True) for config in configs]))
 """
 
@@ -30,7 +30,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def composed(folder):
-    """`sdpo_ttt` and `sdpo_ttt_cpu`, as verl gets them for the question in `folder`."""
+    """`sdpo_ttt` on both kinds of machine, as verl gets it for the question in `folder`."""
     overrides = [f"vars.dir={folder.parent}", "vars.task=q_7", "vars.seed=3"]
     command = [sys.executable, "-W", "ignore", "-c", COMPOSE, *overrides]
     run = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)

@@ -21,6 +21,11 @@ CONFIG_DIR = Path(__file__).parents[1] / "trainer" / "config"
 logger = logging.getLogger(__name__)
 
 
+def machine() -> str:
+    """Resolver `sdpo.machine` of `paper.yaml`: the file of `machine/` that describes the platform of this process."""
+    return "cpu" if on_cpu() else "gpu"
+
+
 def trainer_mode(loss_mode: str) -> str:
     """Resolver `sdpo.trainer_mode` of `sdpo.yaml`: loss_mode is the one switch, any other mode gets verl's trainer."""
     return TRAINER_MODE if loss_mode == LOSS_MODE else "sync"
@@ -97,6 +102,7 @@ def register_agent_loop(_module) -> None:
 
 
 def load() -> None:
+    OmegaConf.register_new_resolver("sdpo.machine", machine, replace=True)
     OmegaConf.register_new_resolver("sdpo.trainer_mode", trainer_mode, replace=True)
     OmegaConf.register_new_resolver("sdpo.steps", steps, replace=True)
     OmegaConf.register_new_resolver("sdpo.run_name", run_name, replace=True)

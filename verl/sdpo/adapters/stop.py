@@ -1,24 +1,36 @@
-"""Asking a training to save a checkpoint and end, which a Slurm job does shortly before its time limit."""
+"""Ends of a training that verl does not know: when somebody asks, and after so many hours of its own steps."""
 
+import time
 from pathlib import Path
 
 from omegaconf import DictConfig, open_dict
 
+from verl.sdpo.adapters import identity
 from verl.trainer.ppo.v1.trainer_base import register_trainer
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
 STOPPABLE_MODE = "sync_stoppable"
+# In the folder of a checkpoint: seconds of all steps up to it.
+SECONDS = "train_seconds.txt"
 
 
 @register_trainer(STOPPABLE_MODE)
 class StoppableTrainer(PPOTrainerSync):
-    """verl's synchronous trainer, which ends after the current step once `stop` exists in `trainer.default_local_dir`.
+    """verl's synchronous trainer, which ends after the current step once `stop` exists in `trainer.default_local_dir`,
+    or once its steps have taken `trainer.max_train_hours`.
 
-    The checkpoint is verl's own, and the next start resumes from it. `stop` is renamed to `stopped`, so that whoever
-    asked can tell this end from that of the training; a request that comes with the last step is left alone.
+    The checkpoint is verl's own, with the configuration and the time in it, and the next start resumes from it. `stop`
+    is renamed to `stopped`, so that whoever asked can tell this end from that of the training; a request that comes
+    with the last step is left alone.
+
+    The time is that of the paper: `timing_s/step`, without start-up, validation and saving, summed over all restarts.
     """
 
     def __init__(self, config: DictConfig):
+        self.composed = identity.plain(config)
+        self.train_seconds = self.seconds_so_far = 0.0
+        # Of the last step. verl completes it after `step` has returned.
+        self.last_timing: dict[str, float] = {}
         # The base class compares the mode with "sync" literally (trainer_base.py: replay buffer, gen_batch_size,
         # checkpoints); under any other name it would treat this synchronous trainer as an asynchronous one.
         with open_dict(config):
@@ -26,11 +38,43 @@ class StoppableTrainer(PPOTrainerSync):
         super().__init__(config)
 
     def step(self, metrics: dict, timing_raw: dict):
+        self.train_seconds += self.last_timing.get("step", 0.0) - self.last_timing.get("save_checkpoint", 0.0)
+        self.last_timing, started = timing_raw, time.perf_counter()
         batch = super().step(metrics, timing_raw)
+        # What verl still does in this step, handing the weights to vLLM, is counted with the next one.
+        self.seconds_so_far = self.train_seconds + time.perf_counter() - started
+        metrics["training/hours"] = self.seconds_so_far / 3600
         stop = Path(self.config.trainer.default_local_dir) / "stop"
-        if stop.exists() and self.global_steps < self.total_training_steps:
-            stop.replace(stop.with_name("stopped"))
-            # `fit` reads both again after every step.
-            self.config.trainer.save_freq = 1
-            self.total_training_steps = self.global_steps
+        if self.global_steps < self.total_training_steps:
+            if stop.exists():
+                stop.replace(stop.with_name("stopped"))
+                self._end_here()
+            elif self._time_is_over(self.seconds_so_far):
+                self._end_here()
         return batch
+
+    def _time_is_over(self, seconds: float) -> bool:
+        hours = self.config.trainer.get("max_train_hours")
+        return hours is not None and seconds >= 3600 * hours
+
+    def _end_here(self) -> None:
+        # `fit` reads both again after every step.
+        self.config.trainer.save_freq = 1
+        self.total_training_steps = self.global_steps
+
+    def _save_checkpoint(self) -> None:
+        folder = Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"
+        identity.record(self.composed, folder)
+        (folder / SECONDS).write_text(f"{self.seconds_so_far:.1f}")
+        super()._save_checkpoint()
+
+    def _load_checkpoint(self) -> None:
+        super()._load_checkpoint()
+        trainer = self.config.trainer
+        folder = Path(trainer.default_local_dir) / f"global_step_{self.global_steps}"
+        if trainer.resume_mode == "resume_path":
+            folder = Path(trainer.resume_from_path)
+        if self.global_steps and (folder / SECONDS).is_file():
+            self.train_seconds = float((folder / SECONDS).read_text())
+        if self._time_is_over(self.train_seconds):
+            self.total_training_steps = self.global_steps

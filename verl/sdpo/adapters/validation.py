@@ -9,6 +9,7 @@ from math import ceil
 
 from verl.sdpo import on_cpu
 from verl.sdpo.adapters.data import validate_files, validate_rewards, validate_text_only
+from verl.sdpo.adapters.identity import refuse_other
 from verl.sdpo.checks import BLOCK
 from verl.sdpo.config import LOSS_MODE, TEST_TIME_MODE, TRAINER_MODE, SelfDistillationConfig, is_sdpo, parse_block
 
@@ -26,6 +27,7 @@ def validate(config: Mapping) -> None:
     """
     validate_training_config(config)
     validate_files(config)
+    refuse_other(config)
     if on_cpu():
         from verl.sdpo.cpu import validate_strategy
 

@@ -42,7 +42,7 @@ def validate_strategy(config) -> None:
     if strategy != "fsdp2":
         raise ValueError(
             f"actor_rollout_ref.actor.strategy={strategy} with VERL_PLATFORM=cpu: only fsdp2 works without an "
-            "accelerator. Set actor.strategy and ref.strategy to fsdp2, or start with --config-name sdpo_cpu."
+            "accelerator. Set actor.strategy and ref.strategy to fsdp2."
         )
 
 

@@ -52,7 +52,7 @@ class CPUDeviceModule:
 
 
 class PlatformCPU(PlatformBase):
-    """A machine without an accelerator. Ray schedules by a logical GPU that `cpu_machine.yaml` gives its node."""
+    """A machine without an accelerator. Ray schedules by a logical GPU that `machine/cpu.yaml` gives its node."""
 
     device_name = "cpu"
     vendor_name = "cpu"

@@ -46,7 +46,7 @@ def validate(config) -> None:
     if (config.trainer.device == "cpu") != on_cpu():
         raise ValueError(
             f"trainer.device={config.trainer.device} with VERL_PLATFORM={os.environ.get('VERL_PLATFORM', '(unset)')}: "
-            "without an accelerator set VERL_PLATFORM=cpu and --config-name sdpo_cpu, with one neither"
+            "without an accelerator set VERL_PLATFORM=cpu, which chooses machine=cpu as well; with one neither"
         )
     with contextlib.redirect_stdout(io.StringIO()):
         validate_config(without_missing_files(config), need_reference_policy(config), need_critic(config))

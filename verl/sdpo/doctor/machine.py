@@ -57,7 +57,7 @@ def check_gpus(gpus: list[GPU], wanted: int) -> Finding:
             FAIL,
             "GPUs",
             f"none visible, {wanted} wanted",
-            "Run on a GPU node with a torch built for CUDA, or with VERL_PLATFORM=cpu and --config-name sdpo_cpu.",
+            "Run on a GPU node with a torch built for CUDA, or with VERL_PLATFORM=cpu.",
         )
     rocr = os.environ.get("ROCR_VISIBLE_DEVICES")
     if rocr and "AMD" not in gpus[0].name:

@@ -170,7 +170,7 @@ def test_the_sandbox_is_tried_before_training_exactly_if_there_is_code(monkeypat
     def refuse():
         raise SandboxUnavailable("no Landlock")
 
-    monkeypatch.setattr(feedback.code.sandbox, "level", refuse)
+    monkeypatch.setattr(feedback.programs.sandbox, "level", refuse)
     feedback.check_data_sources(["math", "tooluse"])
     with pytest.raises(SandboxUnavailable):
         feedback.check_data_sources(["math", "livecodebench"])

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 # Absolute imports, so that verl can also load this file by its path.
-from verl.utils.reward_score.feedback import code, gpqa, math, mcq, mmlu_pro, tooluse
+from verl.utils.reward_score.feedback import gpqa, math_answer, mcq, mmlu_pro, programs, tooluse
 from verl.utils.reward_score.feedback.contract import Grade, Options, Reveal, Task, Verdict, to_result
 from verl.utils.reward_score.feedback.sandbox import SandboxUnavailable
 
@@ -30,9 +30,9 @@ DATA_SOURCES = {
         (mcq, Reveal.FORM, "sciknoweval"),
         (gpqa, Reveal.FORM, "gpqa"),
         (mmlu_pro, Reveal.FORM, "mmlu_pro"),
-        (math, Reveal.FORM, "math math500 dapo_math gsm8k aime24 aime25 amc23"),
+        (math_answer, Reveal.FORM, "math math500 dapo_math gsm8k aime24 aime25 amc23"),
         (tooluse, Reveal.FORM, "tooluse"),
-        (code, Reveal.GOLD, "code livecodebench humanevalplus mbppplus codeforces code_elo"),
+        (programs, Reveal.GOLD, "code livecodebench humanevalplus mbppplus codeforces code_elo"),
     )
     for name in names.split()
 }
@@ -54,8 +54,8 @@ def check_data_sources(names: Iterable[str], **kwargs: Any):
     """
     graders = [_data_source(name).grade for name in set(names)]
     options = _options(kwargs)
-    if code.grade in graders:
-        code.start_sandbox(options.sandbox)
+    if programs.grade in graders:
+        programs.start_sandbox(options.sandbox)
 
 
 def _data_source(name: str) -> DataSource:

@@ -1,17 +1,13 @@
-"""The process in which math-verify runs: `python math_helper.py SECONDS SYS_PATH...`, one JSON pair per line.
+"""The process in which math-verify runs: `python math_helper.py SECONDS`, one JSON pair per line.
 
 A process of its own because math-verify's timeouts need a main thread, and because sympy can hang in C code, where
 only the default action of SIGALRM still ends it.
 """
 
+import json
+import resource
+import signal
 import sys
-
-# Python put this file's folder first; the `math.py` there would hide the standard library's.
-sys.path[:] = sys.argv[2:]
-
-import json  # noqa: E402
-import resource  # noqa: E402
-import signal  # noqa: E402
 
 ADDRESS_SPACE_BYTES = 2 << 30
 

@@ -6,14 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.feedback.helpers import task
-from verl.utils.reward_score.feedback import math
+from verl.utils.reward_score.feedback import math_answer
 from verl.utils.reward_score.feedback.contract import GraderFault, Verdict
 
 AC, WA, FE = Verdict.ACCEPTED, Verdict.WRONG_ANSWER, Verdict.FORMAT_ERROR
 
 
 def verdict(answer: str, gold: str) -> Verdict:
-    return math.grade(task(f"So it is \\boxed{{{answer}}}.", gold)).verdict
+    return math_answer.grade(task(f"So it is \\boxed{{{answer}}}.", gold)).verdict
 
 
 @pytest.mark.parametrize(
@@ -56,11 +56,11 @@ def test_unequal_answers_and_hedges(answer, gold):
 
 @pytest.mark.parametrize("response", ["12", "", r"\boxed{}", r"\boxed{12", r"\boxed{11} or \boxed{12}"])
 def test_one_boxed_answer_is_demanded(response):
-    assert math.grade(task(response, "12")).verdict is FE
+    assert math_answer.grade(task(response, "12")).verdict is FE
 
 
 def test_an_answer_far_before_the_end_counts():
-    assert math.grade(task(r"\boxed{12}" + " That was easy." * 20, "12")).verdict is AC
+    assert math_answer.grade(task(r"\boxed{12}" + " That was easy." * 20, "12")).verdict is AC
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_an_answer_far_before_the_end_counts():
     ],
 )
 def test_hopeless_answers_are_not_evaluated(answer, monkeypatch):
-    monkeypatch.setattr(math, "_POOL", None)
+    monkeypatch.setattr(math_answer, "_POOL", None)
     assert verdict(answer, "5") is WA
 
 
@@ -87,8 +87,8 @@ def test_heavy_answers_are_wrong_and_do_no_harm(answer):
 
 
 def test_an_answer_that_hangs_costs_one_helper_and_is_wrong():
-    pool = math.HelperPool(size=1)
-    helper = math.Helper(wall_seconds=1)
+    pool = math_answer.HelperPool(size=1)
+    helper = math_answer.Helper(wall_seconds=1)
     pool._free.get()
     pool._free.put(helper)
     started = time.monotonic()
@@ -99,7 +99,7 @@ def test_an_answer_that_hangs_costs_one_helper_and_is_wrong():
 
 
 def test_a_killed_helper_is_replaced():
-    pool = math.HelperPool(size=1)
+    pool = math_answer.HelperPool(size=1)
     assert pool.equal("1", "1.0")
     helper = pool._free.queue[0]
     helper._process.kill()
@@ -108,7 +108,7 @@ def test_a_killed_helper_is_replaced():
 
 
 def test_helpers_end_with_their_pipe():
-    helper = math.Helper()
+    helper = math_answer.Helper()
     assert helper.equal("1", "1.0")
     helper._process.stdin.close()
     assert helper._process.wait(timeout=30) == 0
@@ -131,11 +131,13 @@ def test_many_threads_share_two_helpers():
 @pytest.mark.parametrize("gold", ["", "-", None])
 def test_a_missing_gold_answer_is_the_graders_fault(gold):
     with pytest.raises(GraderFault):
-        math.grade(task(r"\boxed{5}", gold))
+        math_answer.grade(task(r"\boxed{5}", gold))
 
 
 def test_reveal_levels():
-    texts = [math.grade(task(r"\boxed{5}", "12", reveal=level)).feedback for level in ("form", "mismatch", "gold")]
+    texts = [
+        math_answer.grade(task(r"\boxed{5}", "12", reveal=level)).feedback for level in ("form", "mismatch", "gold")
+    ]
     assert texts == [
         "Wrong Answer",
         "Wrong Answer\nThe final answer 5 is not correct.",
@@ -146,4 +148,4 @@ def test_reveal_levels():
 @settings(max_examples=50, deadline=None)
 @given(st.text(alphabet=r"0123456789\{}^!()+-*/,. abdefinoqrstxy", max_size=60))
 def test_arbitrary_answers_never_raise_nor_equal_a_chance_gold(answer):
-    assert math.grade(task(f"\\boxed{{{answer}}}", "31.4159265")).verdict in (WA, FE)
+    assert math_answer.grade(task(f"\\boxed{{{answer}}}", "31.4159265")).verdict in (WA, FE)

@@ -33,12 +33,18 @@ class Helper:
 
     def __init__(self, wall_seconds: int = 10):
         self._process = subprocess.Popen(
-            # math-verify is to be found wherever this process would find it.
-            [sys.executable, "-s", str(Path(__file__).with_name("math_helper.py")), str(wall_seconds), *sys.path],
+            [sys.executable, "-s", str(Path(__file__).with_name("math_helper.py")), str(wall_seconds)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={"PATH": os.defpath, "LANG": "C.UTF-8", "PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1"},
+            env={
+                "PATH": os.defpath,
+                "LANG": "C.UTF-8",
+                "PYTHONHASHSEED": "0",
+                "OMP_NUM_THREADS": "1",
+                # math-verify is to be found wherever this process would find it.
+                "PYTHONPATH": os.pathsep.join(sys.path),
+            },
             text=True,
             encoding="utf-8",
         )

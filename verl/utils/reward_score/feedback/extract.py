@@ -3,12 +3,9 @@
 import re
 from dataclasses import dataclass
 
+from verl.sdpo.reasoning import remove_thinking
+
 _PYTHON_TAGS = ("python", "python3", "py")
-
-
-def answer_part(response: str) -> str:
-    """The response without its reasoning: what follows the last `</think>`, or everything."""
-    return response.rpartition("</think>")[2]
 
 
 @dataclass(frozen=True)
@@ -37,7 +34,7 @@ def _fenced_blocks(text: str) -> list[_Block]:
 
 def last_python_block(response: str) -> str | None:
     """The last closed block tagged as Python, else the last untagged one, else None."""
-    blocks = _fenced_blocks(answer_part(response))
+    blocks = _fenced_blocks(remove_thinking(response))
     for tags in (_PYTHON_TAGS, ("",)):
         for block in reversed(blocks):
             if block.tag in tags and block.code.strip():
@@ -68,7 +65,7 @@ def boxed_answers(response: str) -> list[str]:
 
     An honest response has exactly one. Boxes that follow each other within a few words are one statement.
     """
-    text = answer_part(response)
+    text = remove_thinking(response)
     answers: list[str] = []
     start_of_next = None
     for start, content_start, end in reversed(_closed_boxes(text)):

@@ -2,9 +2,10 @@
 
 import re
 
+from verl.sdpo.reasoning import remove_thinking
 from verl.utils.reward_score.feedback.answer import grade_choice
 from verl.utils.reward_score.feedback.contract import Grade, Task
-from verl.utils.reward_score.feedback.extract import answer_part, option_letters
+from verl.utils.reward_score.feedback.extract import option_letters
 
 HOW = 'Finish with "the answer is (X)", where X is the letter of one of the listed options.'
 
@@ -18,6 +19,8 @@ _ANSWER = re.compile(
 
 def grade(task: Task) -> Grade:
     """Accept the last `answer is (X)` or `Answer: X`; there are up to 16 options."""
-    answers = [(in_parentheses or bare).upper() for in_parentheses, bare in _ANSWER.findall(answer_part(task.response))]
+    answers = [
+        (in_parentheses or bare).upper() for in_parentheses, bare in _ANSWER.findall(remove_thinking(task.response))
+    ]
     options = option_letters(task.problem, "ABCDEFGHIJKLMNOP")
     return grade_choice(task, found=answers[-1] if answers else None, options=options, how=HOW)

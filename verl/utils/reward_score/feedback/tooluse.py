@@ -5,9 +5,9 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from verl.sdpo.reasoning import remove_thinking
 from verl.utils.reward_score.feedback.answer import no_answer, wrong_answer
 from verl.utils.reward_score.feedback.contract import Grade, GraderFault, Task, Verdict
-from verl.utils.reward_score.feedback.extract import answer_part
 from verl.utils.reward_score.feedback.text import clip, sanitise
 
 HOW = 'For every call write a line "Action: <tool name>" and then a line "Action Input: <one JSON object>".'
@@ -128,7 +128,7 @@ def grade(task: Task) -> Grade:
     """Accept exactly the gold calls, in order, with equal arguments."""
     gold = parse_gold(task.ground_truth)
     try:
-        calls = parse_calls(answer_part(task.response))
+        calls = parse_calls(remove_thinking(task.response))
     except FormatError as error:
         return no_answer(task, sanitise(f"{error} {HOW}"))
     pred = "\n".join(map(str, calls))

@@ -42,6 +42,7 @@ KEYS = {
     "truncated": int,
     "timed_out": int,
     "grader_error": int,
+    "comparison_failed": int,
     "sandbox_insecure": int,
 }
 

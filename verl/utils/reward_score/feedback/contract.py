@@ -122,6 +122,8 @@ class Grade:
     """Share of tests passed; None means 1 if accepted, else 0."""
     sandbox_insecure: bool = False
     """The response ran in a sandbox weaker than `sandbox.min_level`, by `allow_insecure`."""
+    comparison_failed: bool = False
+    """math-verify could not read the answer or the gold answer, so only their spelling was compared."""
 
     def __post_init__(self):
         silent = self.verdict in (Verdict.ACCEPTED, Verdict.GRADER_ERROR)
@@ -148,5 +150,6 @@ def to_result(grade: Grade, *, truncated: bool) -> dict[str, Any]:
         "truncated": int(truncated),
         "timed_out": int(grade.verdict is Verdict.TIME_LIMIT),
         "grader_error": int(grade.verdict is Verdict.GRADER_ERROR),
+        "comparison_failed": int(grade.comparison_failed),
         "sandbox_insecure": int(grade.sandbox_insecure),
     }

@@ -14,11 +14,14 @@ _UNICODE = str.maketrans(
         **dict.fromkeys("\u00a0\u2009\u202f\u2007\u200a", r"\,"),
         **dict.fromkeys("\u200b\u2060\ufeff\u2061\u2062", ""),
         **dict.fromkeys("\u2019\u2032", "'"),
+        **dict.fromkeys("\u201c\u201d", '"'),
         "\u00d7": r"\times ",
         "\u00b7": r"\cdot ",
         "\u22c5": r"\cdot ",
         "\u00f7": r"\div ",
         "\u2215": "/",
+        "\u2044": "/",
+        "\u00a2": r"\text{cents}",
         "\u00b1": r"\pm ",
         "\u221a": r"\sqrt ",
         "\u221e": r"\infty ",
@@ -65,6 +68,7 @@ _REWRITES = [
     (re.compile(pattern), replacement)
     for pattern, replacement in (
         # Size, style and position.
+        (r"\{\s*\}(?=\s*[\^_])", ""),
         (r"\\(?:[bB]igg?[lrm]?|left|right|middle)(?![a-zA-Z])\s*(?:\.(?!\d))?", ""),
         (r"\\(?:display|text|script)style(?![a-zA-Z])|\\(?:no)?limits(?![a-zA-Z])|\\strut(?![a-zA-Z])", " "),
         (r"\\\\\s*\[\s*-?[\d.]+\s*[a-z]{2}\s*\]", r"\\\\ "),
@@ -84,18 +88,26 @@ _REWRITES = [
         (r"\\[hv]space\*?\s*\{[^{}]*\}|\\[hv]?phantom\s*\{[^{}]*\}", " "),
         (r"(?<!\\)(?:\\[,:;!> ]|~|\\(?:thin|med|thick|neg|en)space(?![a-zA-Z])|\\q?quad(?![a-zA-Z]))", " "),
         # Colour.
-        (r"\\(?:textcolor|colorbox|color)\s*(?:\[\w+\])?\{[^{}]*\}", ""),
-        # Fractions.
-        (r"\\(?:nice|[xs]|[dtc])frac(?![a-zA-Z])", r"\\frac"),
+        (r"\\(?:fcolorbox\s*\{[^{}]*\}|textcolor|colorbox|color)\s*(?:\[\w+\])?\{[^{}]*\}", ""),
+        # Fractions, roots, the two dots of a period.
+        (r"\\?sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
+        (r"\\dot\s*\{?(\d)\}?(\d*)\\dot\s*\{?(\d)\}?", r"\\overline{\1\2\3}"),
+        (r"\\(?:nice|flat|sl|[xsdtc])frac(?![a-zA-Z])", r"\\frac"),
         (r"\\frac\s*(\d|\\(?!sqrt|text|math)[a-zA-Z]+)\s*(?:\{([^{}]*)\}|(\w))", r"\\frac{\1}{\2\3}"),
         (r"\{([^{}]*)\\over(?![a-zA-Z])([^{}]*)\}", r"\\frac{\1}{\2}"),
         (r"(?<![\d.])(\d+)\s+(\d+)\s*/\s*(\d+)(?!\d)", r"\1\\frac{\2}{\3}"),
-        # Primes, degrees, percent, roots of -1, moduli.
+        # Primes, degrees, percent, roots of -1, moduli, bases.
         (r"\^\s*(?:\{\s*((?:\\prime\s*)+)\}|\\prime(?![a-zA-Z]))", lambda m: "'" * (m[0].count("prime"))),
         (r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![a-zA-Z]))|\\degree(?![a-zA-Z])", r"\\degree "),
         (rf"\s*(?:\\%|(?<!\\)%|(?:{_FONTS}\{{)?\s*(?<![a-zA-Z])per\s?cent(?![a-zA-Z])\s*\}}?)", r"\\%"),
         (r"\\[ij]math(?![a-zA-Z])", "i"),
-        (r"\(\s*(?:\\b?mod|mod)\s*([^()]*)\)|\\pmod\s*(?:\{([^{}]*)\}|(\w))", r"\\pmod{\1\2\3}"),
+        (rf"\(\s*(?:\\b?mod|mod|{_FONTS}\{{\s*mod\s*\}})\s*([^()]*)\)", r"\\pmod{\1}"),
+        (r"\\p?mod\s*(?:\{([^{}]*)\}|(\d+|\w))", r"\\pmod{\1\2}"),
+        (
+            rf"(?<=[\dA-F)])\s*(?:{_FONTS}\{{)?\s*\(?\s*(?:in\s+)?[Bb]ase[\s-]*\}}?\s*(\w+)\s*\)?\s*\}}?\s*\Z",
+            r"_{\1}",
+        ),
+        (r"_\s*\{\s*\((\w+)\)\s*\}", r"_{\1}"),
         # Money.
         (r"(?:US|U\.S\.)?\\\$|\$|\u20ac|\u00a3|\\(?:pounds|euro)(?![a-zA-Z])", ""),
     )
@@ -108,10 +120,15 @@ _REPEATING = re.compile(
 _FACTOR = re.compile(rf"(?<![\w.])({_PLAIN_NUMBER})\s*(?:\\text\{{)?\s*({'|'.join(_FACTORS)})s?(?![a-zA-Z])\s*\}}?")
 # What `= ` follows: a text, or a variable before a \\pm, which math-verify does not read there.
 _LEFT_SIDE = re.compile(r"\s*(?:\\text\{[^{}]*\}|[A-Za-z](?:_\w)?\s*(?==[^=]*\\pm))\s*=")
-_CASES = re.compile(r"\\begin\{cases\}(.*?)\\end\{cases\}", re.DOTALL)
+# Equations below each other are a list; a matrix is none, and neither is a function by cases.
+_ROWS = re.compile(
+    r"\\begin\{(?P<kind>cases|aligned|gathered|split)\}(.*?)\\end\{(?P=kind)\}"
+    r"|\\\{\s*\\begin\{array\}\s*\{[lcr| ]*\}(.*?)\\end\{array\}",
+    re.DOTALL,
+)
 _WRAPPERS = re.compile(
-    r"\*\*(?P<a>[^*]+)\*\*|\*(?P<b>[^*\s](?:[^*]*[^*\s])?)\*|`+(?P<c>[^`]+)`+|\$+(?P<d>[^$]+)\$+|\\\((?P<e>.*)\\\)"
-    r"|\\\[(?P<f>.*)\\\]|\{(?P<g>(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}",
+    r"(?P<mark>\*{1,3}|_{1,3}|`+)(?![*_`\s])([^*_`]+?)(?<!\s)\s*(?P=mark)|\"([^\"]+)\"|\$+([^$]+)\$+|\\\((.*)\\\)|\\\[(.*)\\\]"
+    r"|\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}",
     re.DOTALL,
 )
 
@@ -128,7 +145,7 @@ def normalise(answer: str) -> str:
     text = _FONT_GROUP.sub(_plain_font, text)
     if left := _LEFT_SIDE.match(text):
         text = text[left.end() :]
-    text = _CASES.sub(_rows, text)
+    text = _ROWS.sub(_list, text)
     text = _REPEATING.sub(_repeating, text)
     text = _FACTOR.sub(lambda match: rf"{match[1]}\cdot {_FACTORS[match[2]]}", text)
     text = _unwrap(" ".join(text.split()))
@@ -149,7 +166,7 @@ def _unwrap(text: str) -> str:
         for end in (".", "\\"):
             text = text if text.endswith(2 * end) else text.removesuffix(end)
         match = _WRAPPERS.fullmatch(text)
-        text = next((group for group in match.groups() if group is not None), "") if match else text
+        text = next(filter(None, match.groups()[1:]), "") if match else text
         if text == before:
             return text
 
@@ -165,7 +182,7 @@ def _vulgar_fraction(match: re.Match) -> str:
 
 def _plain_font(match: re.Match) -> str:
     """A formula, a number or a letter without its font; words stay marked as text."""
-    content = match[1].strip()
+    content = match[1].strip(" \"`'")
     if re.fullmatch(r"[,;]?\s*(?:and|or)|[,;]", content):
         return " , "
     if quantity := re.fullmatch(rf"({_PLAIN_NUMBER})\s+([a-zA-Z].*)", content):
@@ -177,8 +194,9 @@ def _plain_font(match: re.Match) -> str:
     return rf"\text{{{content}}}"
 
 
-def _rows(match: re.Match) -> str:
-    return match[0] if "&" in match[1] else ",".join(row for row in match[1].split(r"\\") if row.strip())
+def _list(match: re.Match) -> str:
+    rows = [re.sub(r"&\s*(?==)", "", row).strip(" ,;") for row in (match[2] or match[3] or "").split(r"\\")]
+    return match[0] if any("&" in row for row in rows) else ",".join(filter(None, rows))
 
 
 def _repeating(match: re.Match) -> str:
@@ -285,7 +303,9 @@ _NO_UNITS = {
     "factorial",
     "less",
     "minus",
+    "and",
     "more",
+    "or",
     "none",
     "plus",
     "squared",
@@ -297,7 +317,7 @@ _UNIT = re.compile(
     r"(?P<value>.*?[\d})!]|.*\\pi)\s*"
     r"(?P<unit>(?:\\text\{[^{}]*\}|\\degree\s*[CF]?"
     rf"|(?<![a-zA-Z\\])(?:{_SHORT_UNITS}|(?=[a-z]*[aeiou])[a-z]{{4,}})(?![a-zA-Z]))"
-    r"(?:\s|\\text\{[^{}]*\}|\^\s*(?:\{\s*-?\d\s*\}|-?\d)|/|\\cdot|(?<![a-zA-Z\\])[a-zA-Z]+)*)"
+    r"(?:[\s.]|\\text\{[^{}]*\}|\^\s*(?:\{\s*-?\d\s*\}|-?\d)|/|\\cdot|(?<![a-zA-Z\\])[a-zA-Z]+)*)"
 )
 
 

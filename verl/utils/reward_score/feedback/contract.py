@@ -136,6 +136,8 @@ MAX_PRED_CHARS = 1000
 def to_result(grade: Grade, *, truncated: bool) -> dict[str, Any]:
     """Flatten a grade into verl's `reward_extra_info`: the same keys and types for every sample and dataset.
 
+    Every string can be written as UTF-8: half of a surrogate pair, which JSON may spell, becomes a visible escape.
+
     verl takes the keys of the first sample and indexes all others with them, so no key may depend on the outcome.
     Flags are 0 or 1, so that verl averages them into validation metrics; strings are not averaged.
     """
@@ -143,8 +145,8 @@ def to_result(grade: Grade, *, truncated: bool) -> dict[str, Any]:
     return {
         "score": score,
         "acc": score if grade.acc is None else float(grade.acc),
-        "pred": grade.pred[-MAX_PRED_CHARS:].replace("\x00", ""),
-        "feedback": grade.feedback,
+        "pred": _encodable(grade.pred[-MAX_PRED_CHARS:].replace("\x00", "")),
+        "feedback": _encodable(grade.feedback),
         "verdict": grade.verdict.value,
         "incorrect_format": int(grade.verdict in (Verdict.FORMAT_ERROR, Verdict.NO_CODE)),
         "truncated": int(truncated),
@@ -153,3 +155,7 @@ def to_result(grade: Grade, *, truncated: bool) -> dict[str, Any]:
         "comparison_failed": int(grade.comparison_failed),
         "sandbox_insecure": int(grade.sandbox_insecure),
     }
+
+
+def _encodable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -81,8 +81,8 @@ def compute_score(
 
     Args:
         solution_str: The response's text without special tokens.
-        extra_info: `problem` is the prompt's text, `truncated` whether the length limit cut the response
-            (`reward_manager.FeedbackRewardManager` sets it).
+        extra_info: `index` names the sample in warnings, `problem` is the prompt's text, `truncated` whether the length
+            limit cut the response (`reward_manager.FeedbackRewardManager` sets it).
         kwargs: Fields of `contract.Options`.
 
     Returns:
@@ -101,10 +101,11 @@ def compute_score(
         reveal=options.reveal or source.reveal,
         options=options,
     )
-    return to_result(_grade(source, task), truncated=task.truncated)
+    grade = _grade(source, task, name=f"{data_source} {extra_info.get('index', '(no index)')}")
+    return to_result(grade, truncated=task.truncated)
 
 
-def _grade(source: DataSource, task: Task) -> Grade:
+def _grade(source: DataSource, task: Task, name: str) -> Grade:
     for last in (False, True):
         try:
             return source.grade(task)
@@ -112,5 +113,5 @@ def _grade(source: DataSource, task: Task) -> Grade:
             raise
         except Exception as error:  # whatever fails in a grader must neither cost the model its reward nor end training
             again = "" if last else ", trying once more"
-            logger.warning("%s failed%s: %r", source.grade.__module__, again, error, exc_info=last)
+            logger.warning("%s failed on sample %s%s: %r", source.grade.__module__, name, again, error, exc_info=last)
     return Grade(Verdict.GRADER_ERROR)

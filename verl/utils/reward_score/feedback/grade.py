@@ -33,8 +33,8 @@ def read_responses(path: Path, rows: int) -> list[dict[str, Any]]:
         kinds = [type(record.get(name)) for name in ("response", "index", "truncated")]
         if kinds != [str, int, bool] or record["index"] not in range(rows):
             raise DataError(
-                f"{path}:{line}: expected a text `response`, an `index` that is a whole number below {rows} (the rows of "
-                f"the data), and a `truncated` that is true or false; got {json.dumps(record)[:200]}."
+                f"{path}:{line}: expected a text `response`, an `index` that is a whole number below {rows}, the "
+                f"data's rows, and a `truncated` that is true or false; got {json.dumps(record)[:200]}."
             )
         records.append(record)
     return records
@@ -99,6 +99,13 @@ def main(arguments: list[str] | None = None):
     for record, result in failed[: given.show]:
         print(f"--- row {record['index']}: {result['verdict']}\n{result['feedback']}\n")
     print(table([data["data_source"].iloc[record["index"]] for record in records], results))
+    broken = sorted(
+        {record["index"] for record, result in zip(records, results, strict=True) if result["grader_error"]}
+    )
+    if broken:
+        print(
+            f"rows that could not be graded (their tests or gold answers are at fault): {', '.join(map(str, broken))}"
+        )
     about = {"mode": given.mode, "python": platform.python_version()}
     print(", ".join(f"{key} {value}" for key, value in about.items()))
     if given.output:

@@ -139,10 +139,7 @@ def compare(gold: str, answer: str) -> Comparison:
         # The question names the base, so the answer need not; a gold answer without one is decimal.
         same_base = answer_base in (gold_base, None) if gold_base else answer_base == 10
         return Comparison(same_base and gold_digits == answer_digits.lower())
-    whole = _by_value(gold, answer)
     (gold_value, gold_unit), (answer_value, answer_unit) = split_unit(gold), split_unit(answer)
-    if whole.equal or (gold_value, answer_value) == (gold, answer):
-        return whole
     if gold_unit and answer_unit and gold_unit != answer_unit:
         return UNEQUAL
     return EQUAL if gold_value == answer_value else _by_value(gold_value, answer_value)

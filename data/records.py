@@ -13,6 +13,8 @@ from typing import IO
 CHUNK = 1 << 20
 # A surrogate pair of escapes, \uD83D\uDE00; true, false, null and -Infinity are shorter.
 LONGEST_TOKEN = 12
+# The escape of a UTF-16 surrogate; two make a character, one alone cannot be written to any file.
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _NOT_BLANK = re.compile(r"[^ \t\r\n]")
 
 
@@ -38,7 +40,8 @@ def read_records(path: str | os.PathLike) -> Iterator[tuple[int, dict]]:
         The 1-based line on which the record starts, and the record.
 
     Raises:
-        DataError: the file is missing or not text, or holds what is not JSON or not an object; names file and line.
+        DataError: the file is missing or not text, or holds what is not JSON, not an object, or half a character;
+            names file and line.
     """
     if not os.path.isfile(path):
         raise DataError(f"{path} does not exist.")
@@ -58,9 +61,11 @@ def _line_values(file: IO[str], path: str | os.PathLike) -> Iterator[tuple[int, 
     for line, text in enumerate(file, start=1):
         if text.strip():
             try:
-                yield line, json.loads(text)
+                value = json.loads(text)
             except json.JSONDecodeError as error:
                 raise DataError(f"{path}:{line}: not JSON: {error.msg} (column {error.colno}).") from error
+            _check_characters(value, text, f"{path}:{line}")
+            yield line, value
 
 
 def _array_values(file: IO[str], path: str | os.PathLike) -> Iterator[tuple[int, object]]:
@@ -117,6 +122,7 @@ class _Scanner:
                     raise DataError(f"{self.path}:{line}: not JSON: {error.msg}.") from error
                 previous = problem
             else:
+                _check_characters(value, self.text[self.at : end], f"{self.path}:{self.line}")
                 self._advance(end)
                 return value
 
@@ -129,6 +135,15 @@ class _Scanner:
         more = self.file.read(max(CHUNK, len(self.text) - self.at))
         self.text, self.at = self.text[self.at :] + more, 0
         return bool(more)
+
+
+def _check_characters(value: object, text: str, where: str) -> None:
+    if _SURROGATE.search(text):
+        try:
+            to_json(value).encode()
+        except UnicodeEncodeError as error:
+            half = f"\\u{ord(error.object[error.start]):04x}"
+            raise DataError(f"{where}: {half} is half a character (a surrogate without its pair).") from error
 
 
 @contextmanager

@@ -60,6 +60,8 @@ def test_what_is_written_is_read_back(tmp_path_factory, wanted):
         ('[\n{"a": 1},\n]', ":3: not JSON"),
         ('[{"a": 1}, 7]', ":1: expected a JSON object, got int"),
         ('[\n{"a": "line\nbreak"}]', ":2: not JSON"),
+        ('[\n{"a": "\\ud83d"}]', r":2: \ud83d is half a character"),
+        ('{"a": "\\ud83d\\ude00 \\\\ud83d"}\n{"\\uDE00 ": [1]}', r":2: \ude00 is half a character"),
     ],
 )
 @pytest.mark.parametrize("chunk", [1, 5, 1 << 20])

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from data.load_dataset import main, open_rows, records_of
 from data.records import DataError
-from data.sources import livecodebench
+from data.sources import livecodebench, math
 from data.sources.catalog import find, load_catalog
 from data.sources.text import describe
 
@@ -219,6 +219,12 @@ def test_mmlu_pro_lists_every_option(load):
 )
 def test_math_answers(load, name, answers):
     assert [record["answer"] for record in load(name)] == answers
+
+
+@pytest.mark.parametrize(("stored", "answer"), [(27.0, "27"), (1234567.0, "1234567"), (-0.5, "-0.5"), (70, "70")])
+def test_amcs_floating_point_answers_keep_every_digit(stored, answer):
+    entry = find("math-ai/amc23")
+    assert math.to_record({"question": "?", "answer": stored}, entry)["answer"] == answer
 
 
 def test_the_math_grader_reads_thousands_separators_and_signs():

@@ -9,6 +9,7 @@ import pytest
 from verl.utils.reward_score.feedback.contract import Options, Reveal, Task
 
 REPO = Path(__file__).resolve().parents[2]
+DATA = Path(__file__).with_name("data")
 
 
 def shared_data(path: str) -> list[dict]:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tests.feedback.helpers import task
-from verl.utils.reward_score.feedback import code
+from verl.utils.reward_score.feedback import programs
 from verl.utils.reward_score.feedback.contract import GraderFault, Verdict
 from verl.utils.reward_score.feedback.sandbox import Frame, Job, Opaque, SandboxConfig, Status, TestOutcome
 
@@ -41,7 +41,7 @@ class FakeSandbox:
 def fake(monkeypatch) -> FakeSandbox:
     fake = FakeSandbox()
     for name in ("run", "level", "configure"):
-        monkeypatch.setattr(code.sandbox, name, getattr(fake, name))
+        monkeypatch.setattr(programs.sandbox, name, getattr(fake, name))
     return fake
 
 
@@ -60,7 +60,7 @@ def result(value) -> TestOutcome:
 
 def grade(fake, outcomes, ground_truth, **options):
     fake.outcomes = outcomes
-    return code.grade(task(RESPONSE, ground_truth, reveal="gold", **options))
+    return programs.grade(task(RESPONSE, ground_truth, reveal="gold", **options))
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_the_worst_verdict_wins(fake):
     ],
 )
 def test_functional_arguments(given, mode, text):
-    assert json.loads(code.job_text(given, "functional", mode)) == json.loads(text)
+    assert json.loads(programs.job_text(given, "functional", mode)) == json.loads(text)
 
 
 def test_arguments_that_are_no_json(fake):
@@ -196,7 +196,7 @@ def test_arguments_that_are_no_json(fake):
 
 
 def test_official_arguments_stay_as_they_are(fake):
-    assert code.job_text("[1]\n2\n", "functional", "lcb-official") == "[1]\n2\n"
+    assert programs.job_text("[1]\n2\n", "functional", "lcb-official") == "[1]\n2\n"
 
 
 def test_stdin_may_be_given_as_lines(fake):
@@ -226,20 +226,20 @@ def test_stdin_may_be_given_as_lines(fake):
 )
 def test_a_bad_ground_truth_is_the_graders_fault(fake, ground_truth):
     with pytest.raises(GraderFault):
-        code.grade(task(RESPONSE, ground_truth))
+        programs.grade(task(RESPONSE, ground_truth))
     assert not fake.jobs
 
 
-@pytest.mark.parametrize("mode", code.MODES)
+@pytest.mark.parametrize("mode", programs.MODES)
 def test_responses_without_code_run_nothing(fake, mode):
-    assert code.grade(task("I think", truth(), mode=mode)).verdict is Verdict.NO_CODE
-    cut = code.grade(task("```python\nprint(", truth(), truncated=True, mode=mode))
+    assert programs.grade(task("I think", truth(), mode=mode)).verdict is Verdict.NO_CODE
+    cut = programs.grade(task("```python\nprint(", truth(), truncated=True, mode=mode))
     assert cut.verdict is Verdict.TRUNCATED
     assert not fake.jobs
 
 
 def test_the_sandbox_is_configured_once(fake, monkeypatch):
-    monkeypatch.setattr(code, "_configured", None)
+    monkeypatch.setattr(programs, "_configured", None)
     for _ in range(2):
         grade(fake, [stdout("1")], truth(), sandbox={"min_level": "L3"})
     grade(fake, [stdout("1")], truth())
@@ -248,7 +248,7 @@ def test_the_sandbox_is_configured_once(fake, monkeypatch):
 
 def test_an_insecure_sandbox_is_stamped(fake, monkeypatch):
     assert grade(fake, [stdout("1")], truth()).sandbox_insecure is False
-    monkeypatch.setattr(code.sandbox, "level", lambda: {"sandbox_level": 0, "sandbox_insecure": 1})
+    monkeypatch.setattr(programs.sandbox, "level", lambda: {"sandbox_level": 0, "sandbox_insecure": 1})
     assert grade(fake, [stdout("1")], truth()).sandbox_insecure is True
 
 

@@ -42,6 +42,7 @@ KEYS = {
     "truncated": int,
     "timed_out": int,
     "grader_error": int,
+    "comparison_failed": int,
     "sandbox_insecure": int,
 }
 
@@ -51,7 +52,8 @@ def check_contract(result: dict):
     assert (result["feedback"] == "") is (result["verdict"] in ("accepted", "grader_error"))
     assert result["score"] == (result["verdict"] == "accepted")
     assert result["grader_error"] == (result["verdict"] == "grader_error")
-    json.dumps(result)
+    for value in result.values():
+        str(value).encode("utf-8")
 
 
 @pytest.mark.parametrize("source", SINGLE_ANSWER_TASKS)
@@ -77,6 +79,23 @@ def test_every_data_source_is_tested():
 def test_every_verdict_flattens_to_the_same_keys(verdict):
     silent = verdict in (Verdict.ACCEPTED, Verdict.GRADER_ERROR)
     check_contract(to_result(Grade(verdict, pred="\x00p", feedback="" if silent else "why"), truncated=False))
+
+
+@pytest.mark.parametrize(
+    ("source", "response", "pred"),
+    [
+        ("tooluse", 'Action: say\nAction Input: {"text": "\\ud83d"}', 'say {"text": "\\ud83d"}'),
+        ("tooluse", "Action: \udfff\nAction Input: {}", "\\udfff {}"),
+        ("math", "\\boxed{\ud83d}", "\\ud83d"),
+        ("math", "\\boxed{\U0001f600}", "\U0001f600"),
+    ],
+)
+@pytest.mark.parametrize("reveal", ["form", "gold"])
+def test_half_a_character_can_be_written(source, response, pred, reveal):
+    gold = '[{"Action": "say", "Action_Input": "{\\"text\\": \\"\\\\ude00\\"}"}]' if source == "tooluse" else "12"
+    result = feedback.compute_score(source, response, gold, reveal=reveal)
+    check_contract(result)
+    assert result["pred"] == pred and result["verdict"] == "wrong_answer"
 
 
 def test_feedback_and_verdict_must_agree():
@@ -170,7 +189,7 @@ def test_the_sandbox_is_tried_before_training_exactly_if_there_is_code(monkeypat
     def refuse():
         raise SandboxUnavailable("no Landlock")
 
-    monkeypatch.setattr(feedback.code.sandbox, "level", refuse)
+    monkeypatch.setattr(feedback.programs.sandbox, "level", refuse)
     feedback.check_data_sources(["math", "tooluse"])
     with pytest.raises(SandboxUnavailable):
         feedback.check_data_sources(["math", "livecodebench"])

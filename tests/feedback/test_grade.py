@@ -1,11 +1,13 @@
 """The offline command."""
 
 import json
+import subprocess
 import sys
 
 import pandas as pd
 import pytest
 
+from tests.feedback.helpers import REPO
 from verl.utils.reward_score.feedback import grade
 
 
@@ -53,12 +55,23 @@ def test_it_prints_feedback_and_a_table_and_writes_results(data, tmp_path, monke
 
 @pytest.mark.parametrize(
     "line",
-    ["no JSON", "[]", "{}", '{"response": 1}', '{"response": "x", "index": 2}', '{"response": "x", "index": -1}'],
+    [
+        "no JSON",
+        "[]",
+        "{}",
+        '{"response": 1}',
+        '{"response": "x", "index": 2}',
+        '{"response": "x", "index": -1}',
+        '{"response": "x", "index": 1.0}',
+        '{"response": "x", "index": true}',
+        '{"response": "x", "truncated": "false"}',
+        '{"response": "x", "truncated": 0}',
+    ],
 )
 def test_a_bad_line_is_named(data, tmp_path, monkeypatch, line):
     responses = tmp_path / "responses.jsonl"
     responses.write_text('{"response": "x"}\n' + line)
-    with pytest.raises(ValueError, match=r"responses\.jsonl, line 2: expected a JSON object"):
+    with pytest.raises(ValueError, match=r"responses\.jsonl:2: (expected|not JSON)"):
         run(monkeypatch, "--data", data, "--responses", responses)
 
 
@@ -66,3 +79,20 @@ def test_unknown_data_is_refused_before_grading(tmp_path, monkeypatch):
     pd.DataFrame([{"data_source": "nope"}]).to_parquet(tmp_path / "d.parquet")
     with pytest.raises(ValueError, match="No grader for data_source 'nope'"):
         run(monkeypatch, "--data", tmp_path / "d.parquet", "--responses", tmp_path / "none.jsonl")
+
+
+def test_responses_are_read_as_the_data_is(data, tmp_path, monkeypatch, capsys):
+    responses = tmp_path / "responses.jsonl"
+    lines = ["\ufeff" + json.dumps({"response": "one\u2028two\u0085 <answer>B</answer>"}, ensure_ascii=False), "", " "]
+    lines.append(json.dumps({"response": "\\boxed{12} \u00bd"}, ensure_ascii=False))
+    responses.write_text("\r\n".join(lines), encoding="utf-8", newline="")
+    monkeypatch.setenv("LC_ALL", "C")
+    run(monkeypatch, "--data", data, "--responses", responses)
+    assert [line.split()[1:3] for line in capsys.readouterr().out.splitlines()[1:3]] == [["1", "1.0"], ["1", "1.0"]]
+
+
+def test_a_bad_file_is_one_sentence_of_the_command(data, tmp_path):
+    command = [sys.executable, "-m", "verl.utils.reward_score.feedback.grade", "--data", data]
+    done = subprocess.run([*command, "--responses", tmp_path / "none.jsonl"], capture_output=True, text=True, cwd=REPO)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1] == f"error: {tmp_path}/none.jsonl does not exist."

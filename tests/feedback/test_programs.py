@@ -190,3 +190,60 @@ def test_sixteen_threads_get_their_own_verdicts():
     with ThreadPoolExecutor(16) as pool:
         verdicts = list(pool.map(one, range(16)))
     assert verdicts == ["wrong_answer", "accepted"] * 8
+
+
+@pytest.mark.parametrize(
+    ("program", "kind", "inputs", "outputs", "accepted"),
+    [
+        ("print(0.1 + 0.2)", "stdin", [""], ["0.3"], True),
+        ("print(0.30001)", "stdin", [""], ["0.3"], False),
+        ("def f(): return [(1, 0.1 + 0.2)]", "functional", [""], ["[[1, 0.3]]"], True),
+        ("from fractions import Fraction\ndef f(): return Fraction(1, 2)", "functional", [""], ["0.5"], True),
+        (
+            "from fractions import Fraction\ndef f(x): return x / 2",
+            "code",
+            ["from fractions import Fraction\nassert f(Fraction(1, 3)) == Fraction(1, 6)"],
+            [""],
+            True,
+        ),
+        (
+            "from decimal import Decimal\ndef f(x): return [x + Decimal('0.1')]",
+            "code",
+            ["from decimal import Decimal\nassert f(Decimal('0.2')) == [Decimal('0.3')]"],
+            [""],
+            True,
+        ),
+        (
+            "from decimal import Decimal\ndef f(x): return Decimal('0.31')",
+            "code",
+            ["from decimal import Decimal\nassert f(Decimal('0.2')) == Decimal('0.3')"],
+            [""],
+            False,
+        ),
+        (
+            "from fractions import Fraction\nclass F(Fraction):\n    __eq__ = lambda *a: True\n"
+            "    __hash__ = None\ndef f(): return F(1, 2)",
+            "code",
+            ["assert f() == 7"],
+            [""],
+            False,
+        ),
+        ("from decimal import Decimal\ndef f(): return Decimal('sNaN')", "functional", [""], ["0.5"], False),
+    ],
+)
+def test_decimals_and_fractions(program, kind, inputs, outputs, accepted):
+    fields = {"fn_name": "f"} if kind != "stdin" else {}
+    result = grade(program, tests(kind, inputs=inputs, outputs=outputs, **fields))
+    assert result["verdict"] == ("accepted" if accepted else "wrong_answer"), result
+
+
+@pytest.mark.parametrize(
+    ("response", "verdict"),
+    [
+        ("1. So:\n\n   ```python\n   for i in [6]:\n       print(i)\n   ```\n", "accepted"),
+        ("<think>Draft:\n```python\nprint(6)\n```\nbut", "no_code"),
+        ("<think>hm</think>\n```python\nprint('</think>'[:0] + '6')\n```", "accepted"),
+    ],
+)
+def test_where_programs_are_found(response, verdict):
+    assert compute_score("livecodebench", response, tests())["verdict"] == verdict

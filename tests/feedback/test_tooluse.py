@@ -61,6 +61,21 @@ def test_every_shipped_gold_answer_is_accepted():
         ('Action: find\nAction Input: {"q": "a"}\nAction: find\nAction Input: {"q": "b", "n": 1}', WA),
         ('Action: find\nAction Input: {"q": "a", "n": 1, "z": 0}\nAction: find\nAction Input: {"q": "b", "n": 1}', WA),
         ('Action: seek\nAction Input: {"q": "a", "n": 1}\nAction: find\nAction Input: {"q": "b", "n": 1}', WA),
+        (
+            'Action: find\nAction Input: ```json\n{"q": "a", "n": 1}\n```\n'
+            'Action: find\nAction Input:\n````\n  {"q": "b", "n": 1}````\n',
+            AC,
+        ),
+        (
+            'Action: find\nAction Input: ```json\n{"q": "a", "n": 2}\n```\n'
+            'Action: find\nAction Input: {"q": "b", "n": 1}',
+            WA,
+        ),
+        ('Action: find\nAction Input: ```json\n{"q": "a", "n": 1}\n', FE),
+        ('Action: find\nAction Input: ```json\n{"q": "a", "n": 1}\n{"q": "c"}\n```', FE),
+        ('Action: find\nAction Input: ```json\n{"q": "a", "n": 1}\n``` or so', FE),
+        ('Action: find\nAction Input: ```python\n{"q": "a", "n": 1}\n```', FE),
+        ('<think>\nAction: find\nAction Input: {"q": "a", "n": 1}', FE),
         ('Action: find\nAction Input: {"q": "a", "n": 1} or {"q": "c"}', FE),
         ("Action: find\nAction Input: [1]", FE),
         ('Action: find\nAction Input: {"q": ', FE),
@@ -75,6 +90,13 @@ def test_every_shipped_gold_answer_is_accepted():
 )
 def test_responses(response, verdict):
     assert tooluse.grade(task(response, TWICE)).verdict is verdict
+
+
+@pytest.mark.parametrize("text", ["use </think> to close", "<think>", "<think>x</think>", "a</think>\nb"])
+def test_an_argument_may_quote_the_tags_of_reasoning(text):
+    gold = json.dumps([{"Action": "say", "Action_Input": {"text": text}}])
+    assert tooluse.grade(task(f"<think>hm</think>{gold_response(gold)}", gold)).verdict is AC
+    assert tooluse.grade(task(gold_response(gold), gold)).verdict is AC
 
 
 def test_an_action_inside_a_json_string_is_no_call():

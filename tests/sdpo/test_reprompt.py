@@ -16,7 +16,6 @@ from verl.sdpo.reprompt import (
     build_teacher_prompts,
     fill,
     fit_teacher_prompt,
-    remove_thinking,
     reprompt_metrics,
     text_of,
 )
@@ -142,23 +141,6 @@ def test_fill_replaces_each_placeholder_once_and_nothing_else(literals, values):
         assert fill(template, a=values[0], b=values[1]) == before + values[0] + between + values[1] + after
 
 
-@pytest.mark.parametrize(
-    ("text", "rest"),
-    [
-        ("<think>hm</think>\n\n3", "3"),
-        ("A <think>x</think> B <think>y\nz</think>C", "A B C"),
-        ("opened by the template</think>\n3", "3"),
-        ("a</think>b</think> c", "c"),
-        ("<think>a<think>b</think>c</think>d", "d"),
-        ("  no thinking \n", "  no thinking \n"),
-        ("<think>never closed", "<think>never closed"),
-        ("<think>only</think>", ""),
-    ],
-)
-def test_remove_thinking(text, rest):
-    assert remove_thinking(text) == rest
-
-
 def test_thinking_is_kept_on_demand():
     settings = replace(SETTINGS, remove_thinking_from_demonstration=False)
     rollouts = [rollout(), rollout(1.0, response="<think>hm</think>3")]
@@ -166,9 +148,16 @@ def test_thinking_is_kept_on_demand():
     assert build(rollouts)[0].demonstration == "3"
 
 
-def test_a_success_that_only_thinks_is_passed_over():
-    rollouts = [rollout(), rollout(1.0, response="<think>hm</think>\n"), rollout(1.0, response="3")]
+@pytest.mark.parametrize("thoughts", ["<think>hm</think>\n", "<think>hm, 3 perhaps", "<think>print '</think>', 3"])
+def test_a_success_that_only_thinks_is_passed_over(thoughts):
+    rollouts = [rollout(), rollout(1.0, response=thoughts), rollout(1.0, response="3")]
     assert build(rollouts)[0].demonstration == "3"
+
+
+def test_a_demonstration_that_quotes_the_tag_stays_whole():
+    program = "```python\nprint('</think>')\n```"
+    rollouts = [rollout(), rollout(1.0, response=f"<think>hm</think>\n\nSo:\n{program}")]
+    assert build(rollouts)[0].demonstration == f"So:\n{program}"
 
 
 # Chats

@@ -11,9 +11,9 @@ from typing import Any
 
 from verl.sdpo.checks import BLOCK, is_number, is_positive_int, require, require_bool, require_choice, require_fraction
 
-Message = dict[str, Any]
+from verl.sdpo.reasoning import remove_thinking
 
-_THINKING_BLOCK = re.compile(r"<think>.*?</think>\s*", re.DOTALL)
+Message = dict[str, Any]
 
 
 TRUNCATIONS = ("left", "right", "error")
@@ -127,13 +127,6 @@ class TeacherPrompt:
     def has_target(self) -> bool:
         """Whether the teacher knows something the student did not, so that its distribution is worth distilling."""
         return self.demonstration is not None or self.feedback is not None
-
-
-def remove_thinking(text: str) -> str:
-    """Drop every `<think>...</think>`; a lone `</think>` (the template opened the block) drops all before it."""
-    text = _THINKING_BLOCK.sub("", text)
-    _, closing_tag, answer = text.rpartition("</think>")
-    return answer.lstrip() if closing_tag else text
 
 
 def fill(template: str, **values: str) -> str:

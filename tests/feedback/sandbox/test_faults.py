@@ -7,9 +7,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -151,3 +153,16 @@ def test_in_an_unprivileged_container_the_files_stay_closed() -> None:
 def test_bubblewrap_stands_in_where_the_sandbox_may_make_no_namespaces() -> None:
     machine = canaries._examine(Layers(bubblewrap=True))
     assert (machine.level, machine.report["namespaces"], machine.escaped) == (Level.L3, "bubblewrap", ())
+
+
+@pytest.mark.parametrize("level", [Level.L0, Level.L3])
+def test_a_long_folder_for_temporary_files_is_no_obstacle(
+    level: Level, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / ("x" * 150)
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    machine = canaries._examine(Layers.up_to(level))
+    assert machine.level is level
+    assert ("unix" in machine.escaped) is (level is Level.L0)
+    assert list(folder.iterdir()) == []

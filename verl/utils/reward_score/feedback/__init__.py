@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 # Absolute imports, so that verl can also load this file by its path.
-from verl.utils.reward_score.feedback import code, gpqa, math, mcq, mmlu_pro, tooluse
+from verl.utils.reward_score.feedback import gpqa, math_answer, mcq, mmlu_pro, programs, tooluse
 from verl.utils.reward_score.feedback.contract import Grade, Options, Reveal, Task, Verdict, to_result
 from verl.utils.reward_score.feedback.sandbox import SandboxUnavailable
 
@@ -30,9 +30,9 @@ DATA_SOURCES = {
         (mcq, Reveal.FORM, "sciknoweval"),
         (gpqa, Reveal.FORM, "gpqa"),
         (mmlu_pro, Reveal.FORM, "mmlu_pro"),
-        (math, Reveal.FORM, "math math500 dapo_math gsm8k aime24 aime25 amc23"),
+        (math_answer, Reveal.FORM, "math math500 dapo_math gsm8k aime24 aime25 amc23"),
         (tooluse, Reveal.FORM, "tooluse"),
-        (code, Reveal.GOLD, "code livecodebench humanevalplus mbppplus codeforces code_elo"),
+        (programs, Reveal.GOLD, "code livecodebench humanevalplus mbppplus codeforces code_elo"),
     )
     for name in names.split()
 }
@@ -54,8 +54,8 @@ def check_data_sources(names: Iterable[str], **kwargs: Any):
     """
     graders = [_data_source(name).grade for name in set(names)]
     options = _options(kwargs)
-    if code.grade in graders:
-        code.start_sandbox(options.sandbox)
+    if programs.grade in graders:
+        programs.start_sandbox(options.sandbox)
 
 
 def _data_source(name: str) -> DataSource:
@@ -81,8 +81,8 @@ def compute_score(
 
     Args:
         solution_str: The response's text without special tokens.
-        extra_info: `problem` is the prompt's text, `truncated` whether the length limit cut the response
-            (`reward_manager.FeedbackRewardManager` sets it).
+        extra_info: `index` names the sample in warnings, `problem` is the prompt's text, `truncated` whether the length
+            limit cut the response (`reward_manager.FeedbackRewardManager` sets it).
         kwargs: Fields of `contract.Options`.
 
     Returns:
@@ -101,10 +101,11 @@ def compute_score(
         reveal=options.reveal or source.reveal,
         options=options,
     )
-    return to_result(_grade(source, task), truncated=task.truncated)
+    grade = _grade(source, task, name=f"{data_source} {extra_info.get('index', '(no index)')}")
+    return to_result(grade, truncated=task.truncated)
 
 
-def _grade(source: DataSource, task: Task) -> Grade:
+def _grade(source: DataSource, task: Task, name: str) -> Grade:
     for last in (False, True):
         try:
             return source.grade(task)
@@ -112,5 +113,5 @@ def _grade(source: DataSource, task: Task) -> Grade:
             raise
         except Exception as error:  # whatever fails in a grader must neither cost the model its reward nor end training
             again = "" if last else ", trying once more"
-            logger.warning("%s failed%s: %r", source.grade.__module__, again, error, exc_info=last)
+            logger.warning("%s failed on sample %s%s: %r", source.grade.__module__, name, again, error, exc_info=last)
     return Grade(Verdict.GRADER_ERROR)

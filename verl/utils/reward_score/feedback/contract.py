@@ -122,6 +122,8 @@ class Grade:
     """Share of tests passed; None means 1 if accepted, else 0."""
     sandbox_insecure: bool = False
     """The response ran in a sandbox weaker than `sandbox.min_level`, by `allow_insecure`."""
+    comparison_failed: bool = False
+    """math-verify could not read the answer or the gold answer, so only their spelling was compared."""
 
     def __post_init__(self):
         silent = self.verdict in (Verdict.ACCEPTED, Verdict.GRADER_ERROR)
@@ -134,6 +136,8 @@ MAX_PRED_CHARS = 1000
 def to_result(grade: Grade, *, truncated: bool) -> dict[str, Any]:
     """Flatten a grade into verl's `reward_extra_info`: the same keys and types for every sample and dataset.
 
+    Every string can be written as UTF-8: half of a surrogate pair, which JSON may spell, becomes a visible escape.
+
     verl takes the keys of the first sample and indexes all others with them, so no key may depend on the outcome.
     Flags are 0 or 1, so that verl averages them into validation metrics; strings are not averaged.
     """
@@ -141,12 +145,17 @@ def to_result(grade: Grade, *, truncated: bool) -> dict[str, Any]:
     return {
         "score": score,
         "acc": score if grade.acc is None else float(grade.acc),
-        "pred": grade.pred[-MAX_PRED_CHARS:].replace("\x00", ""),
-        "feedback": grade.feedback,
+        "pred": _encodable(grade.pred[-MAX_PRED_CHARS:].replace("\x00", "")),
+        "feedback": _encodable(grade.feedback),
         "verdict": grade.verdict.value,
         "incorrect_format": int(grade.verdict in (Verdict.FORMAT_ERROR, Verdict.NO_CODE)),
         "truncated": int(truncated),
         "timed_out": int(grade.verdict is Verdict.TIME_LIMIT),
         "grader_error": int(grade.verdict is Verdict.GRADER_ERROR),
+        "comparison_failed": int(grade.comparison_failed),
         "sandbox_insecure": int(grade.sandbox_insecure),
     }
+
+
+def _encodable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

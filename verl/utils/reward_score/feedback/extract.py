@@ -3,12 +3,13 @@
 import re
 from dataclasses import dataclass
 
+from verl.sdpo.reasoning import remove_thinking
+
 _PYTHON_TAGS = ("python", "python3", "py")
 
 
-def answer_part(response: str) -> str:
-    """The response without its reasoning: what follows the last `</think>`, or everything."""
-    return response.rpartition("</think>")[2]
+# Indentation with or without a list's markers, fence, language.
+_FENCE = re.compile(r"(\s*(?:(?:[-*+]|\d{1,9}[.)])\s+)*)(`{3,})[ \t]*([^\s`]*)[^`]*$")
 
 
 @dataclass(frozen=True)
@@ -18,26 +19,30 @@ class _Block:
 
 
 def _fenced_blocks(text: str) -> list[_Block]:
-    """All closed Markdown blocks; a fence longer than three backticks closes only with one at least as long."""
+    """All closed Markdown blocks, by CommonMark's rules (section 4.5) but at any depth of indentation.
+
+    A fence longer than three backticks closes only with one at least as long. The content loses the indentation of its
+    fence, which may also be the marker of a list.
+    """
     blocks: list[_Block] = []
     rows: list[str] = []
-    fence = tag = ""
+    indentation = fence = tag = ""
     for line in text.split("\n"):
-        match = re.match(r"\s*(`{3,})[ \t]*([^\s`]*)[^`]*$", line)
+        match = _FENCE.match(line)
         if not fence:
             if match:
-                fence, tag, rows = match[1], match[2].lower(), []
-        elif match and not match[2] and len(match[1]) >= len(fence):
+                indentation, fence, tag, rows = match[1], match[2], match[3].lower(), []
+        elif match and not match[1].strip() and not match[3] and len(match[2]) >= len(fence):
             blocks.append(_Block(tag, "\n".join(rows)))
             fence = ""
         else:
-            rows.append(line)
+            rows.append(re.sub(rf"^\s{{0,{len(indentation)}}}", "", line))
     return blocks
 
 
 def last_python_block(response: str) -> str | None:
     """The last closed block tagged as Python, else the last untagged one, else None."""
-    blocks = _fenced_blocks(answer_part(response))
+    blocks = _fenced_blocks(remove_thinking(response))
     for tags in (_PYTHON_TAGS, ("",)):
         for block in reversed(blocks):
             if block.tag in tags and block.code.strip():
@@ -68,7 +73,7 @@ def boxed_answers(response: str) -> list[str]:
 
     An honest response has exactly one. Boxes that follow each other within a few words are one statement.
     """
-    text = answer_part(response)
+    text = remove_thinking(response)
     answers: list[str] = []
     start_of_next = None
     for start, content_start, end in reversed(_closed_boxes(text)):
@@ -93,6 +98,15 @@ def _closed_boxes(text: str) -> list[tuple[int, int, int]]:
             if box and not (boxes and boxes[-1][0] > box[0]):
                 boxes.append((*box, match.end()))
     return boxes
+
+
+# Emphasis, quotes, and what sets a formula or a font, but no text.
+_DECORATION = re.compile(r"[*`$\"\u201c\u201d]|(?<!\w)_+|_+(?!\w)|\\[()\[\]]|\\[a-z]+(?=\{)|[{}]")
+
+
+def undecorated(text: str) -> str:
+    """`text` without Markdown's emphasis and without LaTeX's delimiters, boxes and fonts."""
+    return _DECORATION.sub("", text)
 
 
 def option_letters(problem: str, default: str) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 from tqdm import tqdm
 
+from data.records import DataError, read_records, run
 from verl.utils.reward_score.feedback import check_data_sources, compute_score
 from verl.utils.reward_score.feedback.contract import MODES, STYLES, Reveal, Verdict
 
@@ -21,23 +22,19 @@ _THREADS = 16
 
 
 def read_responses(path: Path, rows: int) -> list[dict[str, Any]]:
-    """Read one JSON object per line: `response`, and optionally `index` (the data's row; default: the line's number)
-    and `truncated`.
+    """Read records of `response`, and optionally `index` (the data's row; default: 0, 1, ...) and `truncated`.
 
     Raises:
-        ValueError: A line is no such object, or names a row that the data does not have.
+        DataError: The file cannot be read, or a record is no such object or names a row that the data does not have.
     """
     records = []
-    for number, line in enumerate(path.read_text().splitlines()):
-        try:
-            record = {"index": number, "truncated": False, **json.loads(line)}
-            usable = isinstance(record["response"], str) and record["index"] in range(rows)
-        except (ValueError, TypeError, KeyError):
-            usable = False
-        if not usable:
-            raise ValueError(
-                f"{path}, line {number + 1}: expected a JSON object with a text `response` and an `index` below "
-                f"{rows}, the number of data rows; got {line[:200]!r}."
+    for number, (line, given) in enumerate(read_records(path)):
+        record = {"index": number, "truncated": False, **given}
+        kinds = [type(record.get(name)) for name in ("response", "index", "truncated")]
+        if kinds != [str, int, bool] or record["index"] not in range(rows):
+            raise DataError(
+                f"{path}:{line}: expected a text `response`, an `index` that is a whole number below {rows}, the "
+                f"data's rows, and a `truncated` that is true or false; got {json.dumps(record)[:200]}."
             )
         records.append(record)
     return records
@@ -78,33 +75,42 @@ def write_results(path: Path, records: list[dict[str, Any]], results: list[dict[
     os.replace(unfinished, path)
 
 
-def main():
+def main(arguments: list[str] | None = None):
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="parquet file that data/preprocess.py wrote")
-    parser.add_argument("--responses", type=Path, required=True, help="JSON lines: response, [index], [truncated]")
+    parser.add_argument(
+        "--responses", type=Path, required=True, help="JSON lines, or an array: response, [index], [truncated]"
+    )
     parser.add_argument("--output", type=Path, help="where to write the results as JSON lines")
     parser.add_argument("--show", type=int, default=3, help="print the feedback of so many failed responses")
     parser.add_argument("--mode", choices=MODES, default="script")
     parser.add_argument("--style", choices=STYLES, default="rich")
     parser.add_argument("--reveal", choices=[level.value for level in Reveal], help="default: each dataset's own")
-    arguments = parser.parse_args()
+    given = parser.parse_args(arguments)
 
-    data = pd.read_parquet(arguments.data)
-    options = {"mode": arguments.mode, "style": arguments.style, "reveal": arguments.reveal}
+    data = pd.read_parquet(given.data)
+    options = {"mode": given.mode, "style": given.style, "reveal": given.reveal}
     check_data_sources(data["data_source"], **options)
-    records = read_responses(arguments.responses, len(data))
+    records = read_responses(given.responses, len(data))
     grading = grade_all(data, records, **options)
     results = list(tqdm(grading, total=len(records), unit="response"))
 
     failed = [(record, result) for record, result in zip(records, results, strict=True) if result["feedback"]]
-    for record, result in failed[: arguments.show]:
+    for record, result in failed[: given.show]:
         print(f"--- row {record['index']}: {result['verdict']}\n{result['feedback']}\n")
     print(table([data["data_source"].iloc[record["index"]] for record in records], results))
-    about = {"mode": arguments.mode, "python": platform.python_version()}
+    broken = sorted(
+        {record["index"] for record, result in zip(records, results, strict=True) if result["grader_error"]}
+    )
+    if broken:
+        print(
+            f"rows that could not be graded (their tests or gold answers are at fault): {', '.join(map(str, broken))}"
+        )
+    about = {"mode": given.mode, "python": platform.python_version()}
     print(", ".join(f"{key} {value}" for key, value in about.items()))
-    if arguments.output:
-        write_results(arguments.output, records, results, about)
+    if given.output:
+        write_results(given.output, records, results, about)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

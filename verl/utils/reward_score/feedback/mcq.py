@@ -2,9 +2,10 @@
 
 import re
 
+from verl.sdpo.reasoning import remove_thinking
 from verl.utils.reward_score.feedback.answer import grade_choice
 from verl.utils.reward_score.feedback.contract import Grade, Task
-from verl.utils.reward_score.feedback.extract import answer_part, option_letters
+from verl.utils.reward_score.feedback.extract import option_letters
 
 HOW = (
     "End the response with exactly one answer tag: the letter of one of the listed options, and nothing else, "
@@ -14,7 +15,7 @@ HOW = (
 
 def grade(task: Task) -> Grade:
     """Accept exactly one `<answer>X</answer>`, at the end of the response; prose is never searched for a letter."""
-    text = answer_part(task.response)
+    text = remove_thinking(task.response)
     match = re.search(r"<answer>\s*([A-Z])\s*</answer>\s*\Z", text)
     once = text.count("<answer>") == text.count("</answer>") == 1
     found = match[1] if match and once else None

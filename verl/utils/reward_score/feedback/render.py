@@ -2,6 +2,7 @@
 
 import json
 import signal
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import groupby, zip_longest
 from typing import Any
@@ -64,6 +65,8 @@ class View:
     reveal: Reveal
     rich: bool
     """Style `rich`; else `reference`, the wording and limits of the SDPO authors' grader."""
+    same_line: Callable[[str, str], bool] = compare.lines_match
+    """Whether a printed line counts as the expected one."""
 
     def value(self, text: str) -> str:
         text = text.rstrip("\n")
@@ -140,7 +143,7 @@ def _expectation(failure: Failure, view: View) -> list[tuple[str, str]]:
 def _first_difference(failure: Failure, view: View) -> list[tuple[str, str]]:
     got, want = (text.strip().split("\n") for text in (failure.output, failure.expected))
     for i, (a, b) in enumerate(zip_longest(got, want, fillvalue="(end of output)"), start=1):
-        if not compare.lines_match(a, b):
+        if not view.same_line(a, b):
             return [(f"First different line: {i}", f"{view.value(a)}\n{view.value(b)}")]
     return []  # mode `paper` rejects some outputs whose lines all match
 

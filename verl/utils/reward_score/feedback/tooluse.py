@@ -5,15 +5,17 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from verl.sdpo.reasoning import remove_thinking
 from verl.utils.reward_score.feedback.answer import no_answer, wrong_answer
 from verl.utils.reward_score.feedback.contract import Grade, GraderFault, Task, Verdict
-from verl.utils.reward_score.feedback.extract import answer_part
 from verl.utils.reward_score.feedback.text import clip, sanitise
 
 HOW = 'For every call write a line "Action: <tool name>" and then a line "Action Input: <one JSON object>".'
 
 _ACTION = re.compile(r"^[ \t]*Action:[ \t]*(.*?)[ \t\r]*$", re.MULTILINE)
 _INPUT = re.compile(r"\s*Action Input:\s*")
+# The input may stand in a Markdown block of its own.
+_FENCE = re.compile(r"(`{3,})(?:json)?[ \t]*\n\s*")
 _MAX_SHOWN_CHARS = 400
 
 
@@ -51,8 +53,9 @@ def parse_calls(response: str) -> list[Call]:
 
 
 def _json_object(text: str, start: int, place: str) -> tuple[dict[str, Any], int]:
+    fence = _FENCE.match(text, start)
     try:
-        value, end = _DECODER.raw_decode(text, start)
+        value, end = _DECODER.raw_decode(text, fence.end() if fence else start)
     except json.JSONDecodeError as error:
         where = f"at {clip(text[error.pos : error.pos + 30], 30)!r}" if error.pos < len(text) else "at the end"
         raise FormatError(f"{place}: the action input is not valid JSON: {error.msg} {where}.") from error
@@ -60,6 +63,11 @@ def _json_object(text: str, start: int, place: str) -> tuple[dict[str, Any], int
         raise FormatError(f"{place}: the action input is not JSON of reasonable size.") from error
     if not isinstance(value, dict):
         raise FormatError(f"{place}: the action input must be a JSON object.")
+    if fence:
+        closing = re.compile(r"\s*" + fence[1]).match(text, end)
+        if not closing:
+            raise FormatError(f"{place}: the Markdown block of the action input holds more than one JSON object.")
+        end = closing.end()
     rest = text[end:].partition("\n")[0].strip()
     if rest:
         raise FormatError(f"{place}: {clip(rest, 60)!r} follows the action input on its line.")
@@ -128,7 +136,7 @@ def grade(task: Task) -> Grade:
     """Accept exactly the gold calls, in order, with equal arguments."""
     gold = parse_gold(task.ground_truth)
     try:
-        calls = parse_calls(answer_part(task.response))
+        calls = parse_calls(remove_thinking(task.response))
     except FormatError as error:
         return no_answer(task, sanitise(f"{error} {HOW}"))
     pred = "\n".join(map(str, calls))

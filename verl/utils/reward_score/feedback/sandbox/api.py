@@ -135,8 +135,9 @@ class TestOutcome:
 
     stdout, stderr: decoded as UTF-8 with lone surrogates kept (`surrogatepass`, else replacement characters);
         stderr is cut to 64 KiB.
-    result: what a functional test returned (built of None, bool, int, float, complex, str, bytes, list, tuple, dict,
-        set, frozenset and Opaque; exact types, so comparing is safe). `returned` tells None from nothing.
+    result: what a functional test returned (built of None, bool, int, float, complex, Fraction, Decimal, str, bytes,
+        list, tuple, dict, set, frozenset and Opaque; exact types, so comparing is safe). `returned` tells None
+        from nothing.
     exception, message, frames: the uncaught exception's type name and text, and the program's own frames. For
         TEST_FAILED `message` is the exception's text or else the failing line of the test.
     last_call: `assert` jobs: the last call the test made, as Python source ("f(1, 2)"); `result` is what it returned.

@@ -40,6 +40,10 @@ def connect(family, address):
         client.settimeout(2)
         client.connect(address)
 
+def connect_to_file():
+    os.chdir(target["folder"])
+    connect(socket.AF_UNIX, "socket")
+
 def read_memory():
     buffer = ctypes.create_string_buffer(8)
     vector = (ctypes.c_void_p * 2)(ctypes.addressof(buffer), 8)
@@ -60,7 +64,7 @@ def fork():
 
 attempts = {
     "tcp": lambda: connect(socket.AF_INET, ("127.0.0.1", target["port"])),
-    "unix": lambda: connect(socket.AF_UNIX, target["folder"] + "/socket"),
+    "unix": connect_to_file,
     "abstract": lambda: connect(socket.AF_UNIX, "\\0" + target["abstract"]),
     "signal": lambda: os.kill(target["pid"], 0),
     "memory": read_memory,
@@ -200,9 +204,13 @@ def _targets() -> Iterator[dict[str, Any]]:
     with tempfile.TemporaryDirectory(prefix="sdpo-canary-") as folder, ExitStack() as stack:
         Path(folder, "secret").write_text("secret")
         abstract = os.path.basename(folder)
+        # A socket's address has 107 bytes, and the folder for temporary files may have a longer name: the address goes
+        # by the folder's descriptor here, and by the program's working directory there.
+        directory = os.open(folder, os.O_PATH | os.O_DIRECTORY)
+        stack.callback(os.close, directory)
         listeners: list[tuple[int, Any]] = [
             (socket.AF_INET, ("127.0.0.1", 0)),
-            (socket.AF_UNIX, f"{folder}/socket"),
+            (socket.AF_UNIX, f"/proc/self/fd/{directory}/socket"),
             (socket.AF_UNIX, f"\0{abstract}"),
         ]
         ports = []

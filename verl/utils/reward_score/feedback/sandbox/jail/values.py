@@ -6,6 +6,8 @@ not plain data becomes the tag `other` (or what the caller's `fallback` makes of
 
 import sys
 from collections.abc import Callable
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 MAX_DEPTH = 200
@@ -45,6 +47,10 @@ def encode(value: Any, fallback: "Fallback | None" = None, depth: int = 0) -> An
         return {"t": "complex", "v": [value.real, value.imag]}
     if kind is bytes:
         return {"t": "bytes", "v": bytes.hex(value)}
+    if type(value) is Fraction and max(abs(value.numerator), value.denominator).bit_length() < _BIG_INT_BITS:
+        return {"t": "fraction", "v": [value.numerator, value.denominator]}
+    if type(value) is Decimal and not value.is_snan():
+        return {"t": "decimal", "v": str(value)}
     return _encode_numpy(value, fallback, depth) or (fallback(value) if fallback else other(value))
 
 
@@ -85,7 +91,31 @@ def decode(data: Any, special: Callable[[str, Any], Any], depth: int = 0) -> Any
     if tag in ("tuple", "set", "frozenset"):
         kind = {"tuple": tuple, "set": set, "frozenset": frozenset}[tag]
         return kind([decode(item, special, depth + 1) for item in content])
+    if tag == "fraction":
+        return _fraction(*content)
+    if tag == "decimal":
+        return _decimal(content)
     return special(tag, content)
+
+
+def _fraction(above: Any, below: Any) -> Fraction:
+    # Bounded, because reducing it takes quadratic time.
+    if type(above) is not int or type(below) is not int or below <= 0 or max(abs(above), below) >> _BIG_INT_BITS:
+        raise ValueError("not an encoded fraction")
+    return Fraction(above, below)
+
+
+def _decimal(text: Any) -> Decimal:
+    if not isinstance(text, str) or len(text) > _BIG_INT_BITS:
+        raise ValueError("not an encoded decimal number")
+    try:
+        value = Decimal(text)
+    except ArithmeticError as error:
+        raise ValueError("not an encoded decimal number") from error
+    # A signalling NaN raises in any comparison.
+    if value.is_snan():
+        raise ValueError("not a decimal number to compare")
+    return value
 
 
 def _plain_base(kind: type) -> "type | None":

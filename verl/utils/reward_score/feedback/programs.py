@@ -24,15 +24,19 @@ class Mode:
 
     extract: Callable[[str], str | None]
     same_stdout: Callable[[str, str], bool]
+    same_line: Callable[[str, str], bool]
+    """To find the first different line, for the feedback."""
     same_value: Callable[[Any, Any], bool]
     max_failures: int
     """Failed tests after which the rest is not run; 0 runs all."""
 
 
 MODES = {
-    "script": Mode(last_python_block, compare.stdout_official, compare.value_official, max_failures=2),
-    "lcb-official": Mode(official_block, compare.stdout_official, compare.value_official, max_failures=1),
-    "paper": Mode(longest_block, compare.stdout_paper, compare.value_paper, max_failures=0),
+    "script": Mode(last_python_block, compare.stdout_script, compare.lines_close, compare.value_script, max_failures=2),
+    "lcb-official": Mode(
+        official_block, compare.stdout_official, compare.lines_match, compare.value_official, max_failures=1
+    ),
+    "paper": Mode(longest_block, compare.stdout_paper, compare.lines_match, compare.value_paper, max_failures=0),
 }
 
 Kind = Literal["stdin", "functional", "assert"]
@@ -206,7 +210,13 @@ def grade(task: Task) -> Grade:
         for i, verdict in enumerate(verdicts)
         if verdict is worst is not Verdict.ACCEPTED
     ]
-    view = View(program, tests.time_limit, reveal=task.reveal, rich=task.options.style == "rich")
+    view = View(
+        program,
+        tests.time_limit,
+        reveal=task.reveal,
+        rich=task.options.style == "rich",
+        same_line=MODES[task.options.mode].same_line,
+    )
     return Grade(
         worst,
         pred=str([clip(failure.output, _PRED_CHARS_PER_TEST) for failure in failures]),

@@ -133,6 +133,7 @@ EXPECTED = {
         f"{ACTOR}.ppo_mini_batch_size": 1,
         "data.train_batch_size": 1,
         f"{ROLLOUT}.n": 16,
+        "trainer.v1.trainer_mode": "sdpo_ttt",
         "test_time.budget": 2750,
         "trainer.val_before_train": False,
         # An epoch may be one step.

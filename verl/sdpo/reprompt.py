@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from verl.sdpo.checks import BLOCK, is_number, is_positive_int, require, require_bool, require_choice, require_fraction
-
 from verl.sdpo.reasoning import remove_thinking
 
 Message = dict[str, Any]

@@ -29,7 +29,7 @@ class Entry:
 
 
 def load_catalog() -> dict[str, Entry]:
-    """All datasets by the name that `--dataset_name` takes, in the order of the table."""
+    """All datasets by the name that `--dataset-name` takes, in the order of the table."""
     text = Path(__file__).with_name("catalog.yaml").read_text(encoding="utf-8")
     return {name: Entry(name=name, **columns) for name, columns in yaml.safe_load(text).items()}
 

@@ -239,7 +239,7 @@ def test_the_corpus_keeps_what_can_be_graded(load):
 
 def test_tooluse_keeps_the_shipped_records(shared, tmp_path):
     source = shared / "tooluse" / "test_head.jsonl"
-    main(["--dataset_name", "tooluse", "--source", str(source), "--output_path", str(tmp_path / "test.json")])
+    main(["--dataset-name", "tooluse", "--source", str(source), "--output-path", str(tmp_path / "test.json")])
     shipped = [json.loads(line) for line in source.read_text().splitlines()]
     loaded = json.loads((tmp_path / "test.json").read_text())
     for column in ("idx", "prompt", "description", "answer", "kind", "dataset", "elo", "system"):

@@ -39,7 +39,7 @@ def test_the_published_splits_come_out(shared, tmp_path, domain):
     published = {side: read_lines(shared / "sciknoweval" / domain / f"{side}.json") for side in ("train", "test")}
     everything = sorted(published["train"] + published["test"], key=lambda task: task["idx"])
     write_array(tmp_path / "all.json", everything)
-    split_tasks(["--json_path", str(tmp_path / "all.json"), "--output_dir", str(tmp_path / "out")])
+    split_tasks(["--json-path", str(tmp_path / "all.json"), "--output-dir", str(tmp_path / "out")])
     for side, tasks in published.items():
         assert read_lines(tmp_path / "out" / f"{side}.json") == tasks
 
@@ -48,12 +48,12 @@ def test_the_published_splits_come_out(shared, tmp_path, domain):
 def test_a_ratio_that_empties_a_side_is_refused(tmp_path, ratio):
     write_array(tmp_path / "x.json", [record(idx=idx) for idx in range(4)])
     with pytest.raises(DataError, match="must be between 0 and 1"):
-        split_tasks(["--json_path", str(tmp_path / "x.json"), "--output_dir", str(tmp_path), "--test_ratio", ratio])
+        split_tasks(["--json-path", str(tmp_path / "x.json"), "--output-dir", str(tmp_path), "--test-ratio", ratio])
     assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
 
 
 def test_train_keeps_half_of_the_tests_and_test_all(tmp_path, code_tasks):
-    split_tests(["--json_path", str(code_tasks), "--output_dir", str(tmp_path / "out")])
+    split_tests(["--json-path", str(code_tasks), "--output-dir", str(tmp_path / "out")])
     train, test = (read_lines(tmp_path / "out" / f"{side}.json") for side in ("train", "test"))
     assert test == json.loads(code_tasks.read_text())
     for kept, whole, count in zip(train, test, [1, 1, 2, 20], strict=True):
@@ -74,7 +74,7 @@ def test_train_keeps_half_of_the_tests_and_test_all(tmp_path, code_tasks):
 def test_tasks_without_tests_cannot_be_split(tmp_path, tests):
     write_array(tmp_path / "x.json", [code_record(0, 2), code_record(1, 2) | {"tests": tests}])
     with pytest.raises(DataError, match=r"x\.json:3: not a code task"):
-        split_tests(["--json_path", str(tmp_path / "x.json"), "--output_dir", str(tmp_path)])
+        split_tests(["--json-path", str(tmp_path / "x.json"), "--output-dir", str(tmp_path)])
     assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
 
 

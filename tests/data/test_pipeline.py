@@ -13,7 +13,7 @@ from data.show import main as show
 from data.sources import catalog
 from data.split_tasks import main as split_tasks
 
-from .conftest import REPOSITORY, read_lines, script, start
+from .conftest import REPOSITORY, read_lines, record, script, start
 from .hub import write_sciknoweval
 
 SUFFIX = " The solution will be evaluated in a mcq environment."
@@ -95,29 +95,31 @@ def test_verl_reads_the_parquet_of_every_dataset_together(hub, tmp_path, tokeniz
         records += loaded
     dataset = rlhf_dataset(files, tokenizer, tmp_path, max_prompt_length=4096)
     assert len(dataset) == len(records)
-    for row, record in zip(dataset, records, strict=True):
-        assert row["raw_prompt"][-1] == {"role": "user", "content": record["prompt"]}
-        assert row["data_source"] == record["dataset"] and row["index"] == str(record["idx"])
-        assert row["reward_model"]["ground_truth"] == record["tests" if record["kind"] == "code" else "answer"]
+    for row, task in zip(dataset, records, strict=True):
+        assert row["raw_prompt"][-1] == {"role": "user", "content": task["prompt"]}
+        assert row["data_source"] == task["dataset"] and row["index"] == str(task["idx"])
+        assert row["reward_model"]["ground_truth"] == task["tests" if task["kind"] == "code" else "answer"]
         assert tokenizer.apply_chat_template(row["raw_prompt"], tokenize=False).endswith("assistant:")
 
 
-def test_show_measures_what_verl_filters(shared, tmp_path, tokenizer, capsys):
-    for side in ("train", "test"):
-        (tmp_path / f"{side}.json").symlink_to(shared / "sciknoweval" / "biology" / f"{side}.json")
+def test_show_measures_what_verl_filters(tmp_path, tokenizer, capsys):
+    tasks = [record(idx=n, system="Given a question", prompt="word " * 10 * n) for n in range(1, 21)]
+    write_array(tmp_path / "train.json", tasks)
+    write_array(tmp_path / "test.json", [record()])
     preprocess(["--data-source", str(tmp_path)])
     tokenizer.save_pretrained(tmp_path / "tokenizer")
     kept = len(rlhf_dataset([tmp_path / "train.parquet"], tokenizer, tmp_path, max_prompt_length=150))
-    assert 0 < kept < 450
+    # A token per word and colon: "system: Given a question", "user:" and "assistant:" are 9, and 9 + 10 n <= 150.
+    assert kept == 14
     for name in ("train.parquet", "train.json"):
         capsys.readouterr()
         options = ["--tokenizer", str(tmp_path / "tokenizer"), "--max-prompt-length", "150"]
         show([str(tmp_path / name), *options])
         printed = capsys.readouterr().out
-        assert f"{name}: 450 records" in printed
-        assert f"over max_prompt_length 150: {1 - kept / 450:.1%}" in printed
+        assert f"{name}: 20 records" in printed
+        assert f"over max_prompt_length 150: {1 - kept / 20:.1%}" in printed
         assert "100.0%  sciknoweval (ability mcq)" in printed
-        assert "system: \nGiven a question" in printed and printed.rstrip().endswith("assistant:")
+        assert "system: Given a question" in printed and printed.rstrip().endswith("assistant:")
 
 
 def test_show_without_a_tokenizer_counts_characters_and_tests(hub, tmp_path):

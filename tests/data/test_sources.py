@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.load_dataset import main, open_rows, records_of
-from data.records import DataError
+from data.records import DataError, write_lines
 from data.sources import livecodebench
 from data.sources.catalog import find, load_catalog
 from data.sources.text import describe
@@ -237,10 +237,17 @@ def test_the_corpus_keeps_what_can_be_graded(load):
     assert "time limit of 2 seconds" in code["prompt"] and "\\boxed{}" in math["prompt"]
 
 
-def test_tooluse_keeps_the_shipped_records(shared, tmp_path):
-    source = shared / "tooluse" / "test_head.jsonl"
+def test_tooluse_keeps_the_shipped_records(tmp_path):
+    """Made up, with the fields of the shipped files."""
+    call = json.dumps([{"Action": "getWeather", "Action_Input": json.dumps({"city": "Rome"})}])
+    shipped = [
+        {"prompt": f"Begin!\nQuestion: {number}?", "description": f"Begin!\nQuestion: {number}?", "idx": number}
+        | {"dataset": "tooluse", "system": None, "answer": call, "tests": None, "kind": "tooluse", "elo": 1500}
+        for number in (4046, 4047)
+    ]
+    source = tmp_path / "shipped.json"
+    write_lines(source, shipped)
     main(["--dataset-name", "tooluse", "--source", str(source), "--output-path", str(tmp_path / "test.json")])
-    shipped = [json.loads(line) for line in source.read_text().splitlines()]
     loaded = json.loads((tmp_path / "test.json").read_text())
     for column in ("idx", "prompt", "description", "answer", "kind", "dataset", "elo", "system"):
         assert [record[column] for record in loaded] == [record[column] for record in shipped]

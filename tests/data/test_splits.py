@@ -1,3 +1,4 @@
+import hashlib
 import json
 
 import numpy as np
@@ -32,6 +33,22 @@ def test_the_order_is_pinned():
     """Derived once with numpy 2.3; equal on every machine, else published splits would not come out."""
     train, test = order(10, 0.3, 42)
     assert (train.tolist(), test.tolist()) == ([7, 3, 2, 4, 9, 1, 8], [5, 6, 0])
+
+
+@pytest.mark.parametrize(
+    ("tasks", "first_of_train", "first_of_test", "digest"),
+    [
+        (500, [489, 454, 164], [473, 132, 472], "9aac2c60bd8da0db"),
+        (2100, [743, 608, 2026], [1522, 1033, 1476], "f7fde76f21c92923"),
+        (935, [707, 147, 594], [273, 829, 2], "43cc8f2dbc921026"),
+    ],
+    ids=["biology", "chemistry", "material"],
+)
+def test_the_order_is_that_of_the_published_files(tasks, first_of_train, first_of_test, digest):
+    """The numbers `idx` of the published train.json and test.json: the first three of each, and a digest of all."""
+    train, test = (side.tolist() for side in order(tasks, 0.1, 42))
+    assert (train[:3], test[:3]) == (first_of_train, first_of_test)
+    assert hashlib.sha256(json.dumps([train, test]).encode()).hexdigest()[:16] == digest
 
 
 @pytest.mark.parametrize("domain", ["biology", "chemistry", "material"])

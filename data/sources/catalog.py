@@ -14,8 +14,8 @@ class Entry:
 
     name: str
     family: str
-    dataset: str
-    kind: str
+    dataset: str | None
+    kind: str | None
     licence: str
     prompt: str
     repo: str | None = None
@@ -66,8 +66,8 @@ def _cells(entry: Entry) -> list[str]:
         source or "local copy (`--source`)",
         (entry.revision or "not pinned")[:12] if entry.repo else "-",
         "; ".join(f"{column} {_condition(allowed)}" for column, allowed in entry.where.items()) or "-",
-        entry.dataset,
-        entry.kind,
+        entry.dataset or "each row's own",
+        entry.kind or "each row's own",
         "unknown" if entry.records is None else str(entry.records),
         entry.licence,
         entry.prompt,

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from data.load_dataset import main, open_rows, records_of
 from data.records import DataError, write_lines
-from data.sources import livecodebench
+from data.sources import corpus, livecodebench
 from data.sources.catalog import find, load_catalog
 from data.sources.text import describe
+from verl.utils.reward_score.feedback import DATA_SOURCES
 
 from .hub import livecodebench_row
 
@@ -235,6 +236,12 @@ def test_the_corpus_keeps_what_can_be_graded(load):
     assert (math["kind"], math["dataset"], math["answer"]) == ("math", "dapo_math", "2")
     assert (code["kind"], code["dataset"]) == ("code", "code")
     assert "time limit of 2 seconds" in code["prompt"] and "\\boxed{}" in math["prompt"]
+
+
+def test_the_graders_know_every_name_of_the_catalog_and_no_other():
+    names = {entry.dataset for entry in load_catalog().values()} - {None}
+    assert names | {"dapo_math"} == corpus.GRADED
+    assert names | {"dapo_math", *corpus.KINDS} == set(DATA_SOURCES)
 
 
 def test_tooluse_keeps_the_shipped_records(tmp_path):

@@ -104,7 +104,7 @@ def _ground_truth(record: dict) -> str:
 def _elo(value: int | float | str | None) -> int | None:
     try:
         return None if value in (None, "-", "") else int(float(value))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise ValueError(f"field 'elo' must be a number, got {value!r}") from error
 
 

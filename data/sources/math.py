@@ -26,4 +26,4 @@ def _answer(row: dict, dataset: str) -> str:
         boxed = _BOXED.fullmatch(row["solution"].strip())
         return boxed.group(1) if boxed else row["solution"].strip()
     # AMC's answers are stored as floating point numbers (27.0).
-    return f"{row['answer']:g}" if isinstance(row["answer"], float) else str(row["answer"])
+    return str(row["answer"]).removesuffix(".0") if isinstance(row["answer"], float) else str(row["answer"])

@@ -120,6 +120,8 @@ def test_the_same_code_task_in_both_splits_is_no_leak(tmp_path, capsys):
         ({"kind": "code", "tests": '{"inputs": ["1"], "outputs": []}'}, "field 'tests' must have as many outputs"),
         ({"kind": "code", "tests": '{"inputs": [], "outputs": []}'}, "field 'tests' must have as many outputs"),
         ({"elo": "high"}, "field 'elo' must be a number, got 'high'"),
+        ({"elo": "inf"}, "field 'elo' must be a number, got 'inf'"),
+        ({"elo": "nan"}, "field 'elo' must be a number, got 'nan'"),
         ({"system": 3}, "field 'system' must be text or null, got 3"),
     ],
 )

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from data.load_dataset import main, open_rows, records_of
 from data.records import DataError, write_lines
-from data.sources import corpus, livecodebench
+from data.sources import corpus, livecodebench, math
 from data.sources.catalog import find, load_catalog
 from data.sources.text import describe
 from verl.utils.reward_score.feedback import DATA_SOURCES
@@ -236,6 +236,14 @@ def test_the_corpus_keeps_what_can_be_graded(load):
     assert (math["kind"], math["dataset"], math["answer"]) == ("math", "dapo_math", "2")
     assert (code["kind"], code["dataset"]) == ("code", "code")
     assert "time limit of 2 seconds" in code["prompt"] and "\\boxed{}" in math["prompt"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"), [(27.0, "27"), (1234567.0, "1234567"), (-0.125, "-0.125"), ("27.0", "27.0")]
+)
+def test_an_answer_stored_as_a_floating_point_number_keeps_all_its_digits(answer, text):
+    entry = find("math-ai/amc23")
+    assert math.to_record({"question": "How far?", "answer": answer}, entry)["answer"] == text
 
 
 def test_the_graders_know_every_name_of_the_catalog_and_no_other():

@@ -3,7 +3,7 @@
 import json
 
 from data.sources.catalog import Entry, load_catalog
-from data.sources.text import code_prompt, describe, math_prompt
+from data.sources.prompts import code_prompt, describe, math_prompt
 
 # Sources that the graders know by name; rows of other sources are graded by their kind.
 GRADED = {entry.dataset for entry in load_catalog().values() if entry.dataset} | {"dapo_math"}

@@ -4,7 +4,7 @@ import re
 
 from data.records import DataError
 from data.sources.catalog import Entry
-from data.sources.text import math_prompt
+from data.sources.prompts import math_prompt
 
 _BOXED = re.compile(r"\\boxed\{(.*)\}", re.DOTALL)
 

@@ -11,7 +11,7 @@ from data.load_dataset import main, open_rows, records_of
 from data.records import DataError, write_lines
 from data.sources import corpus, livecodebench, math
 from data.sources.catalog import find, load_catalog
-from data.sources.text import describe
+from data.sources.prompts import describe
 from verl.utils.reward_score.feedback import DATA_SOURCES
 
 from .hub import livecodebench_row

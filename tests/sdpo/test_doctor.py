@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from transformers import Qwen3Config
 
 import verl
-from verl.sdpo.doctor import installation, machine, surroundings
+from verl.sdpo.doctor import data, installation, machine, services
 from verl.sdpo.doctor.__main__ import main
 from verl.sdpo.doctor.capacity import (
     GIB,
@@ -429,9 +429,9 @@ def test_data(tmp_path):
     bad = write_parquet(tmp_path / "bad.parquet", "prompt")
     (tmp_path / "text.parquet").write_text("not a parquet file")
 
-    def check(*files, **data):
+    def check(*files, **settings):
         names = {"prompt_key": "prompt", "reward_fn_key": "data_source", "custom_cls": {"path": None}}
-        return surroundings.check_data({**names, **data, "val_files": [str(file) for file in files]}, "val_files")
+        return data.check_data({**names, **settings, "val_files": [str(file) for file in files]}, "val_files")
 
     assert only(check(good)).status == only(check(tmp_path / "g*.parquet")).status == OK
     assert "lacks ['data_source', 'reward_model']" in only(check(bad)).found
@@ -450,7 +450,7 @@ def test_sandbox(monkeypatch):
     def confines_to(level):
         found = SimpleNamespace(level=level, shortcomings=lambda wanted: "  landlock: no; needs Linux 5.13")
         monkeypatch.setattr(canaries, "examine", lambda config: found)
-        return surroundings.check_sandbox()
+        return services.check_sandbox()
 
     assert confines_to(Level.L2).status == OK
     assert confines_to(Level.L1) == Finding(
@@ -460,25 +460,25 @@ def test_sandbox(monkeypatch):
         "landlock: no; needs Linux 5.13",
     )
     monkeypatch.setenv("SDPO_SANDBOX_MIN_LEVEL", "L9")
-    assert "SDPO_SANDBOX_MIN_LEVEL='L9'" in surroundings.check_sandbox().found
+    assert "SDPO_SANDBOX_MIN_LEVEL='L9'" in services.check_sandbox().found
 
 
 def test_wandb(monkeypatch, tmp_path):
     for variable in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_BASE_URL"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    assert list(surroundings.check_wandb(["console"])) == []
-    assert only(surroundings.check_wandb(["console", "wandb"])).status == WARN
+    assert list(services.check_wandb(["console"])) == []
+    assert only(services.check_wandb(["console", "wandb"])).status == WARN
     (tmp_path / "netrc").write_text("not a netrc file")
-    assert only(surroundings.check_wandb("wandb")).status == WARN
+    assert only(services.check_wandb("wandb")).status == WARN
     (tmp_path / "netrc").write_text("machine api.wandb.ai login user password secret\n")
-    finding = only(surroundings.check_wandb("wandb"))
+    finding = only(services.check_wandb("wandb"))
     assert finding.status == OK
     assert "secret" not in finding.found
     monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org")
-    assert only(surroundings.check_wandb("wandb")).status == WARN
+    assert only(services.check_wandb("wandb")).status == WARN
     monkeypatch.setenv("WANDB_MODE", "offline")
-    assert only(surroundings.check_wandb("wandb")).status == OK
+    assert only(services.check_wandb("wandb")).status == OK
 
 
 # The whole

@@ -15,9 +15,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from verl.sdpo.adapters.data import local_files
+from verl.sdpo.doctor.data import check_data
 from verl.sdpo.doctor.finding import FAIL, OK, Finding, describe
 from verl.sdpo.doctor.installation import check_attention, check_engine, check_plugin, check_python, check_verl
-from verl.sdpo.doctor.surroundings import check_data, check_sandbox, check_wandb
+from verl.sdpo.doctor.services import check_sandbox, check_wandb
 
 
 def compose(args: argparse.Namespace):

@@ -31,7 +31,7 @@ from verl.sdpo.doctor.capacity import (
 )
 from verl.sdpo.doctor.finding import FAIL, OK, WARN, Finding
 
-QWEN3_8B = Model(parameters=8_190_735_360, vocabulary=151_936)
+QWEN3_8B = Model(parameters=8_190_735_360, root_parameters=1_244_663_808, vocabulary=151_936)
 GH200 = 96 * GIB
 
 
@@ -227,7 +227,7 @@ def test_attention(monkeypatch, implementation, packed, installed, status):
 def test_parameters_of_qwen3_8b_by_hand(tmp_path):
     """Embedding and head: 2 x 151936 x 4096 = 1,244,659,712. A layer: q and o 2 x 4096 x 4096, k and v
     2 x 4096 x 1024, their norms 2 x 128, MLP 3 x 4096 x 12288, norms 2 x 4096: 192,946,432. Times 36, and the last
-    norm's 4096: 8,190,735,360.
+    norm's 4096: 8,190,735,360. Outside the layers: 1,244,659,712 + 4096.
     """
     Qwen3Config(
         vocab_size=151_936,
@@ -253,6 +253,7 @@ def test_estimate_of_qwen3_8b_on_one_node_of_four_by_hand():
         training_state=4 * parameters,
         resident_state=3 * parameters,
         logits=9_957_277_696,
+        gathered_root=0,
         engine_weights=parameters,
         host=4 * parameters,
         checkpoint=16 * parameters,
@@ -286,6 +287,25 @@ def test_offloading_sharding_and_dtype_move_bytes(override, changed):
     assert {name: getattr(need, name) / QWEN3_8B.parameters for name in expected} == expected
 
 
+def test_fsdp1_keeps_more_of_the_teacher_by_hand():
+    """On one node of four: the teacher's 4P bytes and as many for its pinned gradients in ordinary memory, and on each
+    GPU its embeddings, last norm and head in bfloat16, 2 x 1,244,663,808 bytes, which count during the update.
+    """
+    fsdp1 = ["actor_rollout_ref.actor.strategy=fsdp", "actor_rollout_ref.ref.strategy=fsdp"]
+    config = configuration("sdpo", *fsdp1)
+    need = estimate(config, QWEN3_8B)
+    assert (need.host, need.gathered_root) == (8 * QWEN3_8B.parameters, 2_489_327_616)
+    rollout = config.actor_rollout_ref.rollout
+    fsdp2 = estimate(configuration(), QWEN3_8B)
+    more = [a - b for a, b in zip(gpu_peaks(need, rollout, GH200), gpu_peaks(fsdp2, rollout, GH200), strict=True)]
+    assert more == [2_489_327_616, 0, 0]
+    float32 = "+actor_rollout_ref.ref.fsdp_config.mixed_precision.param_dtype=fp32"
+    assert estimate(configuration("sdpo", *fsdp1, float32), QWEN3_8B).gathered_root == 2 * 2_489_327_616
+    live = "actor_rollout_ref.actor.self_distillation.teacher_regularization=live"
+    need = estimate(configuration("sdpo", *fsdp1, live), QWEN3_8B)
+    assert (need.host, need.gathered_root) == (0, 0)
+
+
 def test_teachers_that_are_no_second_model_or_not_saved():
     block = "actor_rollout_ref.actor.self_distillation.teacher_regularization"
     parameters = QWEN3_8B.parameters
@@ -312,7 +332,7 @@ def test_checkpoints_on_disk():
 
 
 def test_without_an_accelerator_everything_is_in_memory():
-    need = Need(training_state=1, resident_state=0, logits=2, engine_weights=4, host=8, checkpoint=0)
+    need = Need(training_state=1, resident_state=0, logits=2, gathered_root=0, engine_weights=4, host=8, checkpoint=0)
     assert cpu_total(need, kv_cache=16) == 31 + 9 * GIB
 
 

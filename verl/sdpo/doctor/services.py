@@ -1,12 +1,47 @@
-"""The doctor's look at what a run relies on beside verl: the sandbox for programs, wandb."""
+"""The doctor's look at what a run relies on beside verl: sockets, the sandbox for programs, wandb."""
 
 import os
-from collections.abc import Iterator
-from netrc import NetrcParseError, netrc
-from pathlib import Path
-from urllib.parse import urlparse
+import tempfile
+from collections.abc import Iterator, Mapping
 
-from verl.sdpo.doctor.finding import OK, WARN, Finding, describe
+from verl.sdpo.doctor.finding import FAIL, OK, WARN, Finding, describe
+from verl.sdpo.doctor.wandb_login import has_login, server
+
+# Of a Unix socket, on Linux.
+LONGEST_PATH = 107
+
+
+def socket_paths(config: Mapping) -> dict[str, str]:
+    """Paths as long as those of the Unix sockets that Ray and vLLM will make, by the setting that decides them."""
+    settings = config["ray_kwargs"]["ray_init"]
+    paths = {}
+    # A Ray that runs already has its sockets.
+    if not (settings.get("address") or os.environ.get("RAY_ADDRESS")):
+        variable = "RAY_TMPDIR" if "RAY_TMPDIR" in os.environ else "TMPDIR"
+        folder = settings.get("_temp_dir")
+        name = "ray_kwargs.ray_init._temp_dir" if folder else variable
+        folder = folder or os.path.join(os.environ.get(variable, "/tmp"), "ray")
+        # ray/_private/node.py: _session_name, _init_temp, _prepare_socket_file. The trainer's process number will be
+        # another, hardly ever with more digits.
+        session = f"session_2026-01-31_23-59-59_999999_{os.getpid()}"
+        paths[name] = os.path.join(folder, session, "sockets", "plasma_store")
+    if config["actor_rollout_ref"]["rollout"]["name"] == "vllm":
+        # vllm/utils/network_utils.py: get_open_zmq_ipc_path, with a uuid4.
+        variable = "VLLM_RPC_BASE_PATH" if "VLLM_RPC_BASE_PATH" in os.environ else "TMPDIR"
+        paths.setdefault(variable, os.path.join(os.environ.get(variable, tempfile.gettempdir()), "u" * 36))
+    return paths
+
+
+def check_sockets(config: Mapping) -> Finding:
+    """Whether Ray and vLLM can make their Unix sockets: the kernel allows a path of 107 bytes."""
+    subject = "sockets"
+    lengths = {name: len(os.fsencode(path)) for name, path in socket_paths(config).items()}
+    for name, length in lengths.items():
+        if length > LONGEST_PATH:
+            found = f"{name} is {length - LONGEST_PATH} bytes too long: a socket in it needs {length} of {LONGEST_PATH}"
+            fix = "Set TMPDIR to a shorter folder on a local disk, or RAY_TMPDIR and VLLM_RPC_BASE_PATH."
+            return Finding(FAIL, subject, found, fix)
+    return Finding(OK, subject, f"paths of at most {max(lengths.values(), default=0)} of {LONGEST_PATH} bytes")
 
 
 def check_sandbox() -> Finding:
@@ -29,24 +64,15 @@ def check_sandbox() -> Finding:
     return Finding(WARN, subject, f"{found}: programs cannot be graded here", needs)
 
 
-def has_login(file: Path, host: str) -> bool:
-    try:
-        return file.is_file() and netrc(file).authenticators(host) is not None
-    except NetrcParseError:
-        return False
-
-
 def check_wandb(loggers) -> Iterator[Finding]:
     """Whether wandb, if it is a logger, will know who logs in; it asks on the terminal otherwise."""
     if "wandb" not in ([loggers] if isinstance(loggers, str) else loggers or []):
         return
     mode = os.environ.get("WANDB_MODE", "online")
-    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
-    files = [Path(name).expanduser() for name in (os.environ.get("NETRC", "~/.netrc"), "~/_netrc")]
     if mode != "online":
         yield Finding(OK, "wandb", f"WANDB_MODE={mode}")
-    elif os.environ.get("WANDB_API_KEY") or any(has_login(file, host) for file in files):
-        yield Finding(OK, "wandb", f"there is a login for {host}")
+    elif has_login():
+        yield Finding(OK, "wandb", f"there is a login for {server()}")
     else:
         fix = "wandb login, or WANDB_MODE=offline, or a trainer.logger without wandb."
-        yield Finding(WARN, "wandb", f"no login for {host}", fix)
+        yield Finding(WARN, "wandb", f"no login for {server()}", fix)

@@ -5,8 +5,15 @@ python baseline_multiturn/multiturn.py --data-dir lcb_v6_singles/q_120 --run-nam
 Start it again to go on where it stopped. See docs/test-time.md.
 """
 
-from verl.sdpo.test_time.command import argument_parser, run
-from verl.sdpo.test_time.search import TEMPLATES, multi_turn
+import os
+import sys
+
+if not __package__:
+    # Started as a file: Python then looks for imports in this folder, and not in the one above.
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+from baseline_multiturn.command import argument_parser, run
+from baseline_multiturn.search import TEMPLATES, multi_turn
 
 
 def main() -> None:

@@ -18,9 +18,12 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import LlamaForCausalLM
 
 from verl.sdpo.adapters.engine import MODEL_TYPE, SelfDistillationEngine
+from verl.sdpo.adapters.weights import make_teacher
 from verl.sdpo.config import SelfDistillationConfig
-from verl.sdpo.loss import compute_self_distillation_loss, mix_in_log_space
-from verl.sdpo.teacher import FrozenTeacher, make_teacher
+from verl.sdpo.head import EagerHead, Outcomes
+from verl.sdpo.loss import compute_self_distillation_loss
+from verl.sdpo.model import Rows
+from verl.sdpo.teacher import Teacher, TrustRegion, mix_in_log_space
 from verl.trainer.config import CheckpointConfig
 from verl.utils import tensordict_utils as tu
 from verl.workers.config import FSDPEngineConfig, FSDPOptimizerConfig, HFModelConfig
@@ -65,7 +68,7 @@ def build_engine(path: str, *, strategy: str, forward_only: bool = False, **opti
 class Pair:
     student: SelfDistillationEngine
     reference: SelfDistillationEngine | None
-    teacher: FrozenTeacher
+    teacher: Teacher
 
 
 def build_pair(
@@ -85,7 +88,7 @@ def build_pair(
     config = SelfDistillationConfig(**{"distillation_topk": 20, **(settings or {})})
     student = build_engine(path, strategy=strategy, **options)
     reference = None
-    if config.teacher_regularization != "live":
+    if config.teacher_kind.needs_reference:
         reference = build_engine(path, strategy=strategy, forward_only=True, **options)
         shift_weights(reference, shift)
     teacher = make_teacher(config, reference, student)
@@ -236,22 +239,19 @@ def pad(rows) -> torch.Tensor:
 
 
 def teacher_rows(pair: Pair, samples: list[Sample]) -> torch.Tensor:
-    """(N, V): what the teacher's engines really answer for every response token, on every rank the same rows."""
+    """(N, V): what the teacher's engines really say of every response token, on every rank the same rows."""
     batch = to_batch(samples)
-    batch["input_ids"] = batch["teacher_input_ids"]
-    batch["position_ids"] = torch.nested.as_nested_tensor(
-        [torch.arange(len(row)) for row in batch["input_ids"].unbind()], layout=torch.jagged
-    )
-    lengths = batch["responses"].offsets().diff()
-    wanted = torch.arange(int(lengths.max())) < lengths.unsqueeze(-1)
+    rows = Rows(batch["teacher_input_ids"], batch["responses"].offsets().diff())
+    wanted = torch.arange(int(rows.response_lens.max())) < rows.response_lens.unsqueeze(-1)
+    head = EagerHead(batch["responses"].values(), Outcomes(all=True), temperature=TEMPERATURE)
     with torch.no_grad():
-        return pair.teacher.logits(lambda engine: engine.response_logits(batch, wanted, lengths))
+        return pair.teacher.statistics(rows, wanted, head).all_log_probs
 
 
 @torch.no_grad()
 def expected_rows(model: torch.nn.Module, samples: list[Sample], prompt: str) -> torch.Tensor:
-    """(N, V): the unsharded model's logits for every response token after `prompt` or `teacher_prompt`."""
-    return torch.cat([row_logits(model, getattr(s, prompt), s.response) for s in samples])
+    """(N, V): the unsharded model's log-probabilities of every response token after `prompt` or `teacher_prompt`."""
+    return torch.cat([row_logits(model, getattr(s, prompt), s.response).log_softmax(-1) for s in samples])
 
 
 def expected_teacher_rows(model: torch.nn.Module, samples: list[Sample]) -> torch.Tensor:
@@ -272,9 +272,10 @@ def reference_loss(student: torch.nn.Module, teacher_logits, samples: list[Sampl
         "student_log_probs": pad(p.gather(-1, i).squeeze(-1) for p, i in zip(log_probs, ids, strict=True)),
         "teacher_log_probs": pad(p.gather(-1, i).squeeze(-1) for p, i in zip(teacher_log_probs, ids, strict=True)),
     }
-    if settings.full_logit_distillation:
-        k = settings.distillation_topk or log_probs[0].shape[-1]
-        name = "topk" if settings.distillation_topk else "all"
+    outcomes = settings.objective.outcomes
+    if outcomes.all or outcomes.topk:
+        k = outcomes.count(log_probs[0].shape[-1])
+        name = "all" if outcomes.all else "topk"
         indices = [p.topk(k, dim=-1).indices for p in log_probs]
         tensors[f"student_{name}_log_probs"] = pad(p.gather(-1, i) for p, i in zip(log_probs, indices, strict=True))
         tensors[f"teacher_{name}_log_probs"] = pad(
@@ -304,15 +305,15 @@ def reference_loss(student: torch.nn.Module, teacher_logits, samples: list[Sampl
 def reference_gradients(pair: Pair, path: str, samples: list[Sample]) -> tuple[dict, float]:
     """Gradients and value of `reference_loss` at the pair's present weights, whatever its kind of teacher."""
     student = unsharded(path, full_weights(pair.student))
-    settings = pair.student.settings
+    settings = pair.student.actor_config.self_distillation
     reference = unsharded(path, full_weights(pair.reference)) if pair.reference else student
 
     def teacher_logits(sample: Sample) -> torch.Tensor:
         logits = row_logits(reference, sample.teacher_prompt, sample.response)
-        if settings.teacher_regularization != "trust-region":
+        if settings.teacher_kind is not TrustRegion:
             return logits
         current = row_logits(student, sample.teacher_prompt, sample.response)
-        return mix_in_log_space(logits, current, settings.teacher_update_rate)
+        return mix_in_log_space(logits, current, settings.teacher.teacher_update_rate)
 
     loss = reference_loss(student, teacher_logits, samples, pair.student.actor_config)
     loss.backward()
@@ -337,14 +338,14 @@ def global_loss(output: dict) -> float:
 
 @contextmanager
 def shapes_seen(engine: SelfDistillationEngine) -> Iterator[dict[str, list[tuple[int, ...]]]]:
-    """Shapes of the token ids that enter the embedding and of the logits that leave the head, forward by forward."""
-    shapes = {"embedded": [], "logits": []}
+    """Shapes of the token ids that enter the embedding, and how many positions the head scores, forward by forward."""
+    shapes = {"embedded": [], "scored": []}
     handles = [
         engine.module.get_input_embeddings().register_forward_hook(
             lambda _module, args, _output: shapes["embedded"].append(tuple(args[0].shape))
         ),
         engine.module.get_output_embeddings().register_forward_hook(
-            lambda _module, _args, output: shapes["logits"].append(tuple(output.shape))
+            lambda _module, _args, output: shapes["scored"].append(len(output.log_probs))
         ),
     ]
     yield shapes

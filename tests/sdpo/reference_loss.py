@@ -17,14 +17,14 @@ def jensen_shannon(student, teacher, alpha):
 
 def outcomes(student_V, teacher_V, config):
     """The probabilities that are compared: all, the student's K likeliest and the rest, or those K alone."""
-    if config.distillation_topk is None:
+    if config["distillation_topk"] is None:
         return list(student_V), list(teacher_V)
     likeliest = student_V.detach().argsort(descending=True).tolist()
-    shown = likeliest[: config.distillation_topk]
+    shown = likeliest[: config["distillation_topk"]]
     compared = []
     for distribution in (student_V, teacher_V):
         chosen = [distribution[v] for v in shown]
-        if config.distillation_add_tail:
+        if config.get("distillation_add_tail", True):
             compared.append([*chosen, sum(distribution[v] for v in likeliest[len(shown) :])])
         else:
             compared.append([p / sum(chosen) for p in chosen])
@@ -34,11 +34,11 @@ def outcomes(student_V, teacher_V, config):
 def token_divergence(student_logits_V, teacher_logits_V, config):
     student, teacher = (z.exp() / z.exp().sum() for z in (student_logits_V, teacher_logits_V))
     student, teacher = outcomes(student, teacher, config)
-    if config.alpha == 0:
+    if config["alpha"] == 0:
         return kl(teacher, student)
-    if config.alpha == 1:
+    if config["alpha"] == 1:
         return kl(student, teacher)
-    return jensen_shannon(student, teacher, config.alpha)
+    return jensen_shannon(student, teacher, config["alpha"])
 
 
 def token_mean_loss(student_logits_BTV, teacher_logits_BTV, mask_BT, config):

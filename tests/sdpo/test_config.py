@@ -1,17 +1,9 @@
-import copy
-from dataclasses import asdict
-from pathlib import Path
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
-import verl
-from verl.sdpo.adapters.data import local_files, validate_files
-from verl.sdpo.adapters.validation import validate_training_config
-from verl.sdpo.config import SelfDistillationConfig, is_sdpo
+from verl.sdpo.config import SelfDistillationConfig, defaults, parse_block
+from verl.sdpo.objective import Divergence, SampledToken
+from verl.sdpo.reprompt import FirstSuccess, RandomSuccess
+from verl.sdpo.teacher import ExponentialMovingAverage, Frozen, Live, TrustRegion
 
 BLOCK = "actor_rollout_ref.actor.self_distillation"
 
@@ -35,88 +27,19 @@ DEFAULTS = {
     "include_environment_feedback": True,
     "environment_feedback_only_without_solution": True,
     # Ours.
+    "objective": "divergence",
+    "denominator": "targets",
+    "self_success_as_solution": False,
     "demonstration_choice": "first",
     "demonstration_seed": 0,
     "max_grader_error_rate": 0.01,
 }
 
-FSDP = {
-    "ulysses_sequence_parallel_size": 1,
-    "fsdp_size": -1,
-    "use_orig_params": False,
-    "wrap_policy": {"min_num_params": 0},
-}
-# What `validate_training_config` reads of a training that is ready to start.
-VALID = {
-    "trainer": {"use_v1": True, "v1": {"trainer_mode": "sdpo"}, "nnodes": 1, "n_gpus_per_node": 4},
-    "algorithm": {"use_kl_in_reward": False},
-    "distillation": {"enabled": False},
-    "data": {
-        "train_files": [],
-        "val_files": [],
-        "custom_cls": {"path": None},
-        "train_batch_size": 32,
-        "filter_overlong_prompts": True,
-        "max_prompt_length": 2048,
-        "max_response_length": 1024,
-        "image_key": "images",
-        "video_key": "videos",
-        "audio_key": "audios",
-    },
-    "actor_rollout_ref": {
-        "model": {
-            "use_fused_kernels": False,
-            "lora_rank": 0,
-            "lora_adapter_path": None,
-            "lora": {"rank": 0},
-        },
-        "actor": {
-            "strategy": "fsdp2",
-            "policy_loss": {"loss_mode": "sdpo"},
-            "self_distillation": DEFAULTS,
-            "use_kl_loss": False,
-            "use_dynamic_bsz": True,
-            "ppo_max_token_len_per_gpu": 10240 + 1024,
-            "ppo_mini_batch_size": 32,
-            "ppo_micro_batch_size_per_gpu": None,
-            "loss_agg_mode": "token-mean",
-            "loss_scale_factor": None,
-            "ulysses_sequence_parallel_size": 1,
-            "fsdp_config": FSDP,
-        },
-        "ref": {
-            "strategy": "fsdp2",
-            "ulysses_sequence_parallel_size": 1,
-            "fsdp_config": {**FSDP, "model_dtype": "fp32"},
-            "log_prob_use_dynamic_bsz": True,
-            "log_prob_micro_batch_size_per_gpu": None,
-        },
-        "rollout": {"n": 8, "log_prob_use_dynamic_bsz": True, "log_prob_micro_batch_size_per_gpu": None},
-    },
-}
-STATIC = {
-    "actor_rollout_ref.actor.use_dynamic_bsz": False,
-    "actor_rollout_ref.actor.ppo_mini_batch_size": 4,
-    "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu": 8,
-    "actor_rollout_ref.rollout.log_prob_use_dynamic_bsz": False,
-    "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu": 16,
-}
-
-
-def training_config(overrides):
-    """VALID with dotted keys replaced, as Hydra hands it over."""
-    config = OmegaConf.create(VALID)
-    for key, value in overrides.items():
-        OmegaConf.update(config, key, value, merge=False)
-    OmegaConf.set_struct(config, True)
-    return config
-
-
-# The block
-
 
 def test_defaults():
-    assert asdict(SelfDistillationConfig()) == DEFAULTS
+    """Of what every run reads; a class that is not chosen may bring further keys."""
+    known = defaults()
+    assert {name: known[name] for name in DEFAULTS} == DEFAULTS
 
 
 @pytest.mark.parametrize(
@@ -129,6 +52,10 @@ def test_defaults():
         ("alpha", float("nan")),
         ("success_reward_threshold", "high"),
         ("success_reward_threshold", True),
+        ("success_reward_threshold", float("nan")),
+        ("objective", "best"),
+        ("denominator", "half"),
+        ("self_success_as_solution", "yes"),
         ("teacher_regularization", "none"),
         ("teacher_update_rate", -0.05),
         ("teacher_update_rate", 1.5),
@@ -163,282 +90,83 @@ def test_defaults():
 )
 def test_an_invalid_value_names_key_and_value(key, value):
     with pytest.raises(ValueError) as raised:
-        SelfDistillationConfig(**{key: value})
+        SelfDistillationConfig(**{"demonstration_choice": "random", **{key: value}})
     assert str(raised.value).startswith(f"{BLOCK}.{key}={value!r}: expected ")
 
 
 @pytest.mark.parametrize(
-    "values",
+    ("values", "objective", "teacher", "demonstrations"),
     [
-        {"alpha": 0},
-        {"alpha": 1},
-        {"full_logit_distillation": False, "alpha": 1.0},
-        {"teacher_regularization": "trust-region", "teacher_update_rate": 0},
-        {"teacher_regularization": "frozen"},
-        {"teacher_regularization": "live", "teacher_update_interval": "optimizer"},
-        {"distillation_topk": None, "is_clip": None},
-        {"reprompt_template": "{a} {prompt} {} {solution} { {feedback}"},
+        ({}, Divergence, ExponentialMovingAverage, FirstSuccess),
+        ({"alpha": 0}, Divergence, ExponentialMovingAverage, FirstSuccess),
+        ({"alpha": 1, "distillation_topk": None, "is_clip": None}, Divergence, ExponentialMovingAverage, FirstSuccess),
+        ({"full_logit_distillation": False, "alpha": 1.0}, SampledToken, ExponentialMovingAverage, FirstSuccess),
+        ({"objective": "sampled-token", "alpha": 1.0}, SampledToken, ExponentialMovingAverage, FirstSuccess),
+        (
+            {"teacher_regularization": "trust-region", "teacher_update_rate": 0, "demonstration_choice": "random"},
+            Divergence,
+            TrustRegion,
+            RandomSuccess,
+        ),
+        ({"teacher_regularization": "frozen"}, Divergence, Frozen, FirstSuccess),
+        ({"teacher_regularization": "live"}, Divergence, Live, FirstSuccess),
+        (
+            {"reprompt_template": "{a} {prompt} {} {solution} { {feedback}"},
+            Divergence,
+            ExponentialMovingAverage,
+            FirstSuccess,
+        ),
     ],
 )
-def test_valid_values_pass(values):
-    assert asdict(SelfDistillationConfig(**values)) == {**DEFAULTS, **values}
+def test_the_block_chooses_classes_which_take_their_keys(values, objective, teacher, demonstrations):
+    config = SelfDistillationConfig(**values)
+    assert type(config.objective) is objective
+    assert config.teacher_kind is teacher
+    assert type(config.demonstrations) is demonstrations
+    assert config.ignored == {}
+    parts = (config.objective.config, config.teacher, config.reprompt, config.demonstrations.config)
+    taken = {name: value for part in parts for name, value in vars(part).items()}
+    assert {name: taken.get(name, value) for name, value in values.items()} == values
+    assert {name: taken[name] for name in taken if name not in values} == {
+        name: DEFAULTS[name] for name in taken if name not in values
+    }
+
+
+@pytest.mark.parametrize(
+    ("values", "ignored"),
+    [
+        ({"teacher_regularization": "frozen", "teacher_update_rate": 0.01}, {"teacher_update_rate": 0.01}),
+        (
+            {"teacher_regularization": "live", "teacher_update_interval": "optimizer"},
+            {"teacher_update_interval": "optimizer"},
+        ),
+        ({"full_logit_distillation": False, "alpha": 1.0, "distillation_topk": 20}, {"distillation_topk": 20}),
+        ({"full_logit_distillation": False, "alpha": 1.0, "distillation_topk": 100}, {}),
+        ({"demonstration_seed": 3}, {"demonstration_seed": 3}),
+        ({"demonstration_seed": 3, "demonstration_choice": "random"}, {}),
+    ],
+)
+def test_a_key_that_no_chosen_class_reads_is_known_as_ignored(values, ignored):
+    assert SelfDistillationConfig(**values).ignored == ignored
+
+
+def test_the_block_of_a_tree_is_what_hydra_instantiates():
+    block = {"_target_": "verl.sdpo.config.SelfDistillationConfig", "alpha": 1.0}
+    config = parse_block({"actor_rollout_ref": {"actor": {"self_distillation": block}}})
+    assert config.objective.config.alpha == 1.0
+
+
+def test_an_unknown_key_names_the_known_ones():
+    with pytest.raises(ValueError, match=r"\.ema_update_rate=0\.05: there is no such key.*teacher_update_rate"):
+        SelfDistillationConfig(ema_update_rate=0.05)
+
+
+def test_a_success_cannot_be_shown_its_own_attempt_and_not():
+    with pytest.raises(ValueError, match=r"self_success_as_solution=True.*dont_reprompt_on_self_success=True"):
+        SelfDistillationConfig(self_success_as_solution=True)
+    SelfDistillationConfig(self_success_as_solution=True, dont_reprompt_on_self_success=False)
 
 
 def test_the_sampled_token_only_goes_with_the_reverse_kl():
     with pytest.raises(ValueError, match=r"\.alpha=0\.5.*\.full_logit_distillation=False.*Set alpha=1\.0"):
         SelfDistillationConfig(full_logit_distillation=False)
-
-
-# The whole training configuration
-
-
-@pytest.mark.parametrize("teacher", ["ema", "trust-region", "frozen", "live"])
-@pytest.mark.parametrize("strategy", ["fsdp", "fsdp2"])
-def test_a_valid_training_passes(teacher, strategy):
-    config = training_config(
-        {
-            f"{BLOCK}.teacher_regularization": teacher,
-            "actor_rollout_ref.actor.strategy": strategy,
-            "actor_rollout_ref.ref.strategy": strategy,
-        }
-    )
-    validate_training_config(config)
-    validate_training_config(OmegaConf.to_container(config))
-    assert is_sdpo(config)
-
-
-IMPOSSIBLE = [
-    *(
-        (
-            {f"actor_rollout_ref.ref.fsdp_config.{key}": value},
-            [f"ref.fsdp_config.{key}={value}", f"actor.fsdp_config.{key}={FSDP.get(key)}", "same value"],
-        )
-        for key, value in (
-            ("fsdp_size", 2),
-            ("use_orig_params", True),
-            ("wrap_policy", {"min_num_params": 1}),
-            ("mixed_precision", {"param_dtype": "fp16"}),
-        )
-    ),
-    ({"trainer.use_v1": False}, ["loss_mode=sdpo", "trainer.use_v1=False", "--config-name sdpo"]),
-    ({"trainer.v1.trainer_mode": "sync"}, ["loss_mode=sdpo", "trainer_mode=sync", "trainer_mode=sdpo"]),
-    (
-        {"actor_rollout_ref.actor.policy_loss.loss_mode": "vanilla"},
-        ["trainer_mode=sdpo", "loss_mode=vanilla", "trainer_mode=sync"],
-    ),
-    ({f"{BLOCK}.alpha": 2}, [f"{BLOCK}.alpha=2", "[0, 1]"]),
-    ({f"{BLOCK}.ema_update_rate": 0.05}, [f"{BLOCK}.ema_update_rate=0.05", "no such key", "teacher_update_rate"]),
-    (
-        {"actor_rollout_ref.actor.strategy": "megatron"},
-        ["actor_rollout_ref.actor.strategy=megatron", "strategy=fsdp2"],
-    ),
-    ({"actor_rollout_ref.ref.strategy": "fsdp"}, ["ref.strategy=fsdp ", "actor.strategy=fsdp2", "same value"]),
-    (
-        {"actor_rollout_ref.model.use_fused_kernels": True, f"{BLOCK}.teacher_regularization": "trust-region"},
-        ["use_fused_kernels=True", "teacher_regularization=trust-region", "Set use_fused_kernels=False"],
-    ),
-    ({"actor_rollout_ref.model.lora_rank": 8}, ["lora_rank=8", "Set the ranks to 0"]),
-    ({"actor_rollout_ref.model.lora_adapter_path": "a/b"}, ["lora_adapter_path=a/b", "lora_adapter_path=null"]),
-    ({"actor_rollout_ref.model.lora.rank": 4}, ["lora.rank=4", "Set the ranks to 0"]),
-    *(
-        ({f"actor_rollout_ref.{key}": 2}, [f"{key.split('.')[0]}.ulysses_sequence_parallel_size=2", "Set it to 1"])
-        for key in (
-            "actor.ulysses_sequence_parallel_size",
-            "actor.fsdp_config.ulysses_sequence_parallel_size",
-            "ref.ulysses_sequence_parallel_size",
-            "ref.fsdp_config.ulysses_sequence_parallel_size",
-        )
-    ),
-    (
-        {"algorithm.use_kl_in_reward": True},
-        ["algorithm.use_kl_in_reward=True", "SDPO does not read", "actor.use_kl_loss=True"],
-    ),
-    (
-        {"actor_rollout_ref.actor.use_kl_loss": True},
-        ["actor_rollout_ref.actor.use_kl_loss=True", "teacher_regularization=ema", "use_kl_loss=False"],
-    ),
-    (
-        {"actor_rollout_ref.ref.fsdp_config.model_dtype": "bf16"},
-        ["ref.fsdp_config.model_dtype=bf16", "teacher_regularization=ema", "Set model_dtype=fp32"],
-    ),
-    ({"distillation.enabled": True}, ["distillation.enabled=True", "Set distillation.enabled=False"]),
-    (
-        {"actor_rollout_ref.actor.ppo_max_token_len_per_gpu": 11263},
-        ["max_reprompt_len=10240", "max_response_length=1024", "ppo_max_token_len_per_gpu=11263", "to 11264"],
-    ),
-    (
-        {"data.max_prompt_length": 10241, "actor_rollout_ref.actor.use_dynamic_bsz": False},
-        [f"{BLOCK}.max_reprompt_len=10240", "data.max_prompt_length=10241", "Raise max_reprompt_len"],
-    ),
-    (
-        {"actor_rollout_ref.actor.loss_agg_mode": "seq-mean-token-sum-norm"},
-        ["loss_agg_mode=seq-mean-token-sum-norm", "loss_scale_factor=null", "Set loss_scale_factor"],
-    ),
-    (
-        {"data.filter_overlong_prompts": False},
-        ["data.filter_overlong_prompts=False", "Set data.filter_overlong_prompts=True"],
-    ),
-    (
-        {"actor_rollout_ref.actor.ppo_mini_batch_size": 1, "actor_rollout_ref.rollout.n": 6},
-        ["ppo_mini_batch_size=1 x rollout.n=6 = 6 responses do not divide among 4 GPUs"],
-    ),
-    (
-        {
-            "actor_rollout_ref.actor.use_kl_loss": True,
-            f"{BLOCK}.teacher_regularization": "frozen",
-            "actor_rollout_ref.ref.log_prob_use_dynamic_bsz": False,
-            "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu": 48,
-        },
-        ["ref.log_prob_micro_batch_size_per_gpu=48 on 4 GPUs", "= 256 responses"],
-    ),
-    (
-        {**STATIC, "actor_rollout_ref.rollout.n": 6},
-        ["actor.ppo_micro_batch_size_per_gpu=8 on 4 GPUs", "4 questions x rollout.n=6 = 24 responses"],
-    ),
-    (
-        {**STATIC, "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu": 48},
-        ["rollout.log_prob_micro_batch_size_per_gpu=48 on 4 GPUs", "32 questions x rollout.n=8 = 256 responses"],
-    ),
-]
-
-
-@pytest.mark.parametrize(
-    ("overrides", "expected"), IMPOSSIBLE, ids=["+".join(overrides) for overrides, _ in IMPOSSIBLE]
-)
-def test_an_impossible_combination_is_explained(overrides, expected):
-    with pytest.raises(ValueError) as raised:
-        validate_training_config(training_config(overrides))
-    for words in expected:
-        assert words in str(raised.value)
-
-
-def test_a_missing_block_is_explained():
-    config = OmegaConf.to_container(training_config({}))
-    del config["actor_rollout_ref"]["actor"]["self_distillation"]
-    with pytest.raises(ValueError, match=rf"without {BLOCK}.*--config-name sdpo"):
-        validate_training_config(config)
-
-
-@pytest.mark.parametrize(
-    "overrides",
-    [
-        {f"{BLOCK}.teacher_regularization": "trust-region", "actor_rollout_ref.actor.use_kl_loss": True},
-        {f"{BLOCK}.teacher_regularization": "frozen", "actor_rollout_ref.ref.fsdp_config.model_dtype": "bf16"},
-        {"actor_rollout_ref.actor.use_dynamic_bsz": False, "actor_rollout_ref.actor.ppo_max_token_len_per_gpu": 1},
-        STATIC,
-        # verl fills the last of eight mini-batches up: 32 questions in all.
-        {**STATIC, "data.train_batch_size": 30},
-        {f"{BLOCK}._target_": "verl.sdpo.config.SelfDistillationConfig"},
-    ],
-    ids=["fixed reference", "frozen teacher in bf16", "static micro-batches", "dividing", "padded batch", "target"],
-)
-def test_what_the_refused_combinations_do_not_touch_passes(overrides):
-    validate_training_config(training_config(overrides))
-
-
-def test_a_training_without_sdpo_is_not_looked_at():
-    """Not even what SDPO would refuse: another loss mode must run as if this package were not installed."""
-    config = training_config(
-        {
-            "actor_rollout_ref.actor.policy_loss.loss_mode": "vanilla",
-            "trainer.v1.trainer_mode": "sync",
-            "actor_rollout_ref.actor.strategy": "megatron",
-            "actor_rollout_ref.actor.self_distillation": None,
-        }
-    )
-    before = copy.deepcopy(config)
-    validate_training_config(config)
-    assert config == before
-    assert not is_sdpo(config)
-
-
-# Data
-
-
-@pytest.fixture
-def parquet(tmp_path):
-    def write(*columns):
-        path = tmp_path / f"{'-'.join(columns)}.parquet"
-        pq.write_table(pa.table({column: ["x"] for column in columns}), path)
-        return str(path)
-
-    return write
-
-
-@pytest.mark.parametrize("column", ["images", "videos", "audios"])
-@pytest.mark.parametrize("as_list", [True, False])
-def test_multi_modal_data_is_refused(parquet, column, as_list):
-    file = parquet("prompt", column)
-    with pytest.raises(ValueError) as raised:
-        validate_training_config(training_config({"data.train_files": [parquet("prompt"), file] if as_list else file}))
-    assert f"data.train_files: {file} has the multi-modal columns ['{column}']" in str(raised.value)
-
-
-def test_text_data_and_files_of_others_pass(parquet, tmp_path):
-    media = parquet("prompt", "images")
-    validate_training_config(training_config({"data.train_files": parquet("prompt", "extra_info")}))
-    validate_training_config(training_config({"data.train_files": str(tmp_path / "not-here-yet.parquet")}))
-    validate_training_config(training_config({"data.train_files": media, "data.image_key": None}))
-
-
-def test_missing_data_is_named_with_the_setting_that_leads_to_it(parquet, tmp_path):
-    here, missing = parquet("prompt"), str(tmp_path / "missing.parquet")
-    files = {"data.train_files": [here, "hdfs://somewhere/else.parquet"], "data.val_files": here}
-    validate_files(training_config(files))
-    for key, those in (("train_files", [here, missing]), ("val_files", missing)):
-        with pytest.raises(ValueError) as raised:
-            validate_files(training_config({**files, f"data.{key}": those}))
-        assert str(raised.value).startswith(
-            f"data.{key}: there is no {missing}. With user.yaml that is vars.dir (SDPO_DIR) / vars.task (TASK);"
-        )
-
-
-def test_a_pattern_stands_for_the_files_that_it_matches(parquet, tmp_path):
-    here, nowhere = parquet("prompt"), str(tmp_path / "none-*.parquet")
-    pattern = str(Path(here).parent / "*.parquet")
-    assert local_files({"train_files": pattern, "val_files": [nowhere]}, "train_files", "val_files") == [
-        *sorted(Path(here).parent.glob("*.parquet")),
-        Path(nowhere),
-    ]
-    files = {"data.train_files": pattern, "data.val_files": here}
-    validate_files(training_config(files))
-    with pytest.raises(ValueError, match=r"there is no .*none-\*\.parquet"):
-        validate_files(training_config({**files, "data.train_files": nowhere}))
-
-
-def test_data_that_verl_alone_knows_how_to_find_is_not_looked_for(parquet, tmp_path):
-    missing = {"data.train_files": str(tmp_path / "missing.parquet"), "data.val_files": parquet("prompt")}
-    validate_files(training_config({**missing, "data.custom_cls.path": "mine.py"}))
-    vanilla = {**missing, "actor_rollout_ref.actor.policy_loss.loss_mode": "vanilla"}
-    validate_files(training_config(vanilla))
-    with pytest.raises(ValueError, match="there is no"):
-        validate_files(training_config({**vanilla, "vars": {"dir": "of user.yaml"}}))
-
-
-# Stock verl
-
-
-def test_every_key_that_is_read_exists_in_stock_verl():
-    """Renamed keys of verl would otherwise only show in a run; `self_distillation` and the values are ours."""
-    with initialize_config_dir(str(Path(verl.__file__).parent / "trainer" / "config"), version_base=None):
-        stock = compose(
-            "ppo_trainer",
-            [
-                f"+{BLOCK}={{max_reprompt_len: 1024}}",
-                "actor_rollout_ref.actor.policy_loss.loss_mode=sdpo",
-                "trainer.v1.trainer_mode=sdpo",
-                "data.filter_overlong_prompts=True",
-            ],
-        )
-    validate_training_config(stock)
-    for key in leaves(VALID):
-        if not key.startswith(BLOCK):
-            assert OmegaConf.select(stock, key, default="absent") != "absent", key
-
-
-def leaves(tree, prefix=""):
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from leaves(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key

@@ -26,18 +26,19 @@ def main_ppo(cwd, *arguments: str) -> subprocess.CompletedProcess:
 def test_importing_verl_registers_and_stays_light(tmp_path):
     """`import verl` runs in every Ray worker: only the light modules may come with it."""
     code = "import sys, verl; print(sorted(m for m in sys.modules if m.startswith('verl.sdpo')))"
-    assert python(code, tmp_path) == "['verl.sdpo', 'verl.sdpo.config', 'verl.sdpo.plugin']"
+    pure = ("checks", "config", "head", "model", "objective", "plugin", "reprompt", "teacher")
+    assert python(code, tmp_path) == str(["verl.sdpo", *(f"verl.sdpo.{name}" for name in pure)])
 
 
 def test_trainer_and_engine_are_registered_where_verl_looks(tmp_path):
     code = (
         "from verl.trainer.ppo.v1 import get_trainer_cls\n"
         "from verl.workers.engine import EngineRegistry\n"
-        "print(*[get_trainer_cls(name).__name__ for name in ('sdpo', 'sync_stoppable', 'sync')])\n"
+        "print(*[get_trainer_cls(name).__name__ for name in ('sdpo', 'sdpo_ttt', 'sync_stoppable', 'sync')])\n"
         "print(EngineRegistry._engines['sdpo_language_model']['fsdp2']['cuda'].__name__)\n"
     )
     assert python(code, tmp_path).splitlines()[-2:] == [
-        "SelfDistillationTrainer StoppableTrainer PPOTrainerSync",
+        "SelfDistillationTrainer QuestionTrainer StoppableTrainer PPOTrainerSync",
         "SelfDistillationEngine",
     ]
 

@@ -6,12 +6,14 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from verl.sdpo.config import SelfDistillationConfig
 from verl.sdpo.reprompt import (
+    FirstSuccess,
+    RandomSuccess,
+    RepromptConfig,
     Rollout,
+    ShortestSuccess,
     TeacherPrompt,
     build_teacher_prompts,
-    choose_demonstrations,
     fill,
     fit_teacher_prompt,
     remove_thinking,
@@ -19,7 +21,8 @@ from verl.sdpo.reprompt import (
     text_of,
 )
 
-SETTINGS = SelfDistillationConfig()
+SETTINGS = RepromptConfig()
+FIRST, RANDOM = FirstSuccess(FirstSuccess.Config()), RandomSuccess(RandomSuccess.Config())
 QUESTION = [{"role": "user", "content": "Add 1 and 2."}]
 
 
@@ -31,14 +34,14 @@ def rollout(score=0.0, feedback=None, *, response="an answer", uid="group", mess
     return Rollout(uid, next(ATTEMPTS), messages, response, score, feedback, graded)
 
 
-def build(rollouts, settings=SETTINGS, seed=0):
-    return build_teacher_prompts(rollouts, settings, str(seed))
+def build(rollouts, settings=SETTINGS, rule=FIRST, step=0):
+    return build_teacher_prompts(rollouts, settings, rule, step)
 
 
-def demonstrations(scores, settings=SETTINGS, seed=0):
+def demonstrations(scores, settings=SETTINGS, rule=FIRST, step=0):
     """Which sample's attempt each sample is shown."""
     rollouts = [Rollout("group", i, QUESTION, f"attempt {i}", score) for i, score in enumerate(scores)]
-    chosen = choose_demonstrations(rollouts, settings, str(seed))
+    chosen = [prompt.demonstration for prompt in build(rollouts, settings, rule, step)]
     return [None if text is None else int(text.removeprefix("attempt ")) for text in chosen]
 
 
@@ -243,6 +246,14 @@ def test_own_success_may_be_shown_on_demand():
     assert demonstrations([1, 0, 1], replace(SETTINGS, dont_reprompt_on_self_success=False)) == [0, 0, 0]
 
 
+def test_a_success_may_be_its_own_solution_as_in_the_paper():
+    """Table 2: a success is shown that very attempt, a failure the group's first success."""
+    settings = replace(SETTINGS, dont_reprompt_on_self_success=False, self_success_as_solution=True)
+    for rule in (FIRST, RANDOM):
+        assert demonstrations([0, 1, 0, 1], settings, rule)[1::2] == [1, 3]
+    assert demonstrations([0, 1, 0, 1], settings) == [1, 1, 1, 3]
+
+
 def test_threshold_decides_what_a_success_is():
     assert demonstrations([0.5, 0.4], replace(SETTINGS, success_reward_threshold=0.5)) == [None, 0]
 
@@ -252,23 +263,31 @@ def test_groups_do_not_mix():
     assert [prompt.has_target for prompt in build(rollouts)] == [False, False, True]
 
 
-def test_random_choice_is_drawn_from_all_other_successes_by_seed():
-    settings = replace(SETTINGS, demonstration_choice="random")
+def test_random_choice_is_drawn_from_all_other_successes_by_seed_and_step():
     scores = [1, 1, 0, 1, 0]
-    draws = [demonstrations(scores, settings, seed) for seed in range(40)]
-    assert draws[:5] == [demonstrations(scores, settings, seed) for seed in range(5)]
+    draws = [demonstrations(scores, rule=RANDOM, step=step) for step in range(40)]
+    assert draws[:5] == [demonstrations(scores, rule=RANDOM, step=step) for step in range(5)]
+    other = RandomSuccess(RandomSuccess.Config(demonstration_seed=1))
+    assert draws != [demonstrations(scores, rule=other, step=step) for step in range(40)]
     assert {draw[2] for draw in draws} == {0, 1, 3}
     assert {draw[0] for draw in draws} == {1, 3}
-    assert demonstrations([1, 0], settings) == [None, 0]
+    assert demonstrations([1, 0], rule=RANDOM) == [None, 0]
+
+
+def test_shortest_choice_is_the_first_of_the_shortest_others():
+    texts = ["a long answer", "short", "brief", "no"]
+    rollouts = [Rollout("group", i, QUESTION, text, float(text != "no")) for i, text in enumerate(texts)]
+    shown = [prompt.demonstration for prompt in build(rollouts, rule=ShortestSuccess(ShortestSuccess.Config()))]
+    assert shown == ["short", "brief", "short", "short"]
 
 
 def test_random_choice_does_not_depend_on_the_order_of_the_rows():
     """verl's rows come in the order in which responses finished, and under another `uid` in every run."""
-    settings = replace(SETTINGS, demonstration_choice="random")
 
     def shown(order, uid):
         rollouts = [Rollout(uid, attempt, QUESTION, f"answer {attempt}", 1.0) for attempt in order]
-        return dict(zip(order, choose_demonstrations(rollouts, settings, "0/1"), strict=True))
+        prompts = build(rollouts, rule=RANDOM, step=1)
+        return {attempt: prompt.demonstration for attempt, prompt in zip(order, prompts, strict=True)}
 
     in_turn = shown(range(8), "one run")
     assert shown([5, 2, 7, 0, 1, 6, 4, 3], "another") == in_turn

@@ -6,6 +6,8 @@ from unittest import mock
 import pytest
 import torch
 
+from verl.sdpo.config import SelfDistillationConfig
+
 RATE = 0.25
 EMA = {"teacher_regularization": "ema", "teacher_update_rate": RATE}
 
@@ -26,7 +28,7 @@ def test_without_resharding_the_forward_is_stale(two_ranks, models):
 
 def check_stale(engines, path):
     with (
-        mock.patch("verl.sdpo.teacher.reshard"),
+        mock.patch("verl.sdpo.adapters.weights.reshard"),
         pytest.raises(AssertionError, match="Tensor-likes are not close"),
     ):
         check_ema(engines, path, "fsdp")
@@ -46,7 +48,7 @@ def check_ema(engines, path, strategy, **options):
         expected = engines.expected_teacher_rows(model, samples)
         torch.testing.assert_close(engines.teacher_rows(pair, samples), expected, rtol=1e-3, atol=1e-3)
         engines.train(pair.student, samples)
-        pair.teacher.update()
+        pair.teacher.after_training_step()
         for name, weight in engines.full_weights(pair.student).items():
             average[name] = average[name] + RATE * (weight - average[name])
         moved = engines.expected_teacher_rows(engines.unsharded(path, average), samples)
@@ -71,7 +73,7 @@ def check_slow_teacher(engines, path, strategy):
     coarse = {name: weight.bfloat16() for name, weight in start.items()}
     for _ in range(10):
         engines.train(pair.student, samples)
-        pair.teacher.update()
+        pair.teacher.after_training_step()
         for name, weight in engines.full_weights(pair.student).items():
             exact[name] += 0.01 * (weight.double() - exact[name])
             coarse[name].lerp_(weight.bfloat16(), 0.01)
@@ -97,17 +99,15 @@ def check_kind(engines, path, strategy, kind):
     frozen = engines.unsharded(path, engines.full_weights(pair.reference)) if pair.reference else None
     for _ in range(2):
         engines.train(pair.student, samples)
-        pair.teacher.update()
+        pair.teacher.after_training_step()
         student = engines.expected_teacher_rows(engines.unsharded(path, engines.full_weights(pair.student)), samples)
         expected = student
         if frozen is not None:
             expected = engines.expected_teacher_rows(frozen, samples)
             assert (student - expected).abs().mean() > 0.1
         if kind == "trust-region":
-            mixed = expected.log_softmax(-1) * (1 - RATE) + student.log_softmax(-1) * RATE
-            expected = mixed.log_softmax(-1)
-        got = engines.teacher_rows(pair, samples)
-        torch.testing.assert_close(got.log_softmax(-1), expected.log_softmax(-1), rtol=1e-3, atol=1e-3)
+            expected = (expected * (1 - RATE) + student * RATE).log_softmax(-1)
+        torch.testing.assert_close(engines.teacher_rows(pair, samples), expected, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("kind", ["ema", "live", "trust-region"])
@@ -119,13 +119,11 @@ def check_mode(engines, path, kind):
     """Dropout off, and verl's activation offload, which counts the layers of a training forward, not confused."""
     pair = engines.build_pair(path, strategy="fsdp2", settings={"teacher_regularization": kind})
     modes = []
-
-    def score(engine):
-        modes.append(engine.module.training)
-        return torch.zeros(1, 2)
-
+    scoring = [engine for engine in (pair.student, pair.reference) if engine is not None]
+    for engine in scoring:
+        engine.module.register_forward_pre_hook(lambda module, _args: modes.append(module.training))
     with pair.student.train_mode():
-        pair.teacher.logits(score)
+        engines.teacher_rows(pair, engines.make_samples())
         assert pair.student.module.training
     assert modes == [False] * (2 if kind == "trust-region" else 1)
 
@@ -148,6 +146,36 @@ def check_interval(engines, path, interval):
     engines.assert_same(engines.full_weights(pair.reference), average, rtol=1e-6, atol=1e-7)
 
 
+def test_refresh_copies_the_student_and_stands_still_in_between(two_ranks, strategy, models, tmp_path):
+    two_ranks.run(check_refresh, path=models["tied"], strategy=strategy, folder=str(tmp_path))
+
+
+def check_refresh(engines, path, strategy, folder):
+    """Every third step, to the last bit; the count goes on after a resume in the middle."""
+    settings = {"teacher_regularization": "refresh", "teacher_refresh_interval": 3}
+    pair = engines.build_pair(path, strategy=strategy, settings=settings, lr=1e-2)
+    samples = engines.make_samples()
+    teacher = engines.full_weights(pair.reference)
+    for step in range(1, 8):
+        engines.train(pair.student, samples)
+        distance = pair.teacher.after_training_step()
+        if step % 3 == 0:
+            teacher = engines.full_weights(pair.student)
+        assert (distance == 0) == (step % 3 == 0)
+        engines.assert_same(engines.full_weights(pair.reference), teacher, rtol=0.0, atol=0.0)
+        if step == 4:
+            pair.teacher.save(folder, global_step=4)
+            resumed = engines.build_pair(path, strategy=strategy, settings=settings, lr=1e-2).teacher
+            resumed.load(folder)
+    assert [resumed.after_training_step() == 0 for _ in range(2)] == [False, True]
+
+
+@pytest.mark.parametrize("interval", [0, -1, 2.5, None, True])
+def test_a_refresh_interval_is_a_number_of_steps(interval):
+    with pytest.raises(ValueError, match=r"teacher_refresh_interval=.*whole number of training steps >= 1"):
+        SelfDistillationConfig(teacher_regularization="refresh", teacher_refresh_interval=interval)
+
+
 def test_distance(ranks, strategy, models):
     ranks.run(check_distance, path=models["tied"], strategy=strategy)
 
@@ -155,14 +183,14 @@ def test_distance(ranks, strategy, models):
 def check_distance(engines, path, strategy):
     """Before any forward too: a step may have no target, and its end measures the distance all the same."""
     pair = engines.build_pair(path, strategy=strategy, settings=EMA)
-    untouched = pair.teacher.distance()
+    untouched = pair.teacher.weights.distance()
     student, teacher = engines.full_weights(pair.student), engines.full_weights(pair.reference)
     engines.teacher_rows(pair, engines.make_samples())
     # Tied embeddings are one parameter under two names.
     names = [name for name in student if name != "lm_head.weight"]
     difference = torch.cat([(teacher[name] - student[name]).flatten() for name in names]).norm()
     norm = torch.cat([student[name].flatten() for name in names]).norm()
-    assert pair.teacher.distance() == untouched == pytest.approx(float(difference / norm), rel=1e-5)
+    assert pair.teacher.weights.distance() == untouched == pytest.approx(float(difference / norm), rel=1e-5)
 
 
 def test_update_before_the_first_forward(ranks, strategy, models):
@@ -172,10 +200,10 @@ def test_update_before_the_first_forward(ranks, strategy, models):
 def check_early_update(engines, path, strategy):
     """EMA of an unmoved student: the distance shrinks by the rate."""
     pair = engines.build_pair(path, strategy=strategy, settings=EMA)
-    pair.teacher.update()
-    updated = pair.teacher.distance()
+    pair.teacher.after_training_step()
+    updated = pair.teacher.weights.distance()
     untouched = engines.build_pair(path, strategy=strategy, settings=EMA)
-    assert updated == pytest.approx((1 - RATE) * untouched.teacher.distance(), rel=1e-4)
+    assert updated == pytest.approx((1 - RATE) * untouched.teacher.weights.distance(), rel=1e-4)
 
 
 def test_checkpoint_restores_the_teacher(ranks, strategy, models, tmp_path):
@@ -186,13 +214,13 @@ def check_checkpoint(engines, path, strategy, folder):
     samples = engines.make_samples()
     pair = engines.build_pair(path, strategy=strategy, settings=EMA, lr=1e-2)
     engines.train(pair.student, samples)
-    pair.teacher.update()
+    pair.teacher.after_training_step()
     # The engine's own save_checkpoint loads an FSDP1 model to the GPU first.
     pair.student.checkpoint_manager.save_checkpoint(folder, global_step=1)
     pair.teacher.save(folder, global_step=1)
     expected = engines.teacher_rows(pair, samples)
     engines.train(pair.student, samples)
-    pair.teacher.update()
+    pair.teacher.after_training_step()
 
     untrained = engines.build_pair(path, strategy=strategy, settings=EMA, lr=1e-2, shift=0.0)
     assert (engines.teacher_rows(untrained, samples) - expected).abs().mean() > 0.1
@@ -202,7 +230,7 @@ def check_checkpoint(engines, path, strategy, folder):
     resumed.teacher.load(folder)
     assert torch.equal(engines.teacher_rows(resumed, samples), expected)
     engines.train(resumed.student, samples)
-    resumed.teacher.update()
+    resumed.teacher.after_training_step()
     engines.assert_same(
         engines.full_weights(resumed.reference), engines.full_weights(pair.reference), rtol=0.0, atol=0.0
     )
@@ -226,5 +254,5 @@ def test_resuming_without_a_teacher_says_so(models, groups, tmp_path):
 
 def check_missing(engines, path, folder):
     pair = engines.build_pair(path, strategy="fsdp2", settings=EMA)
-    with pytest.raises(FileNotFoundError, match=r"holds no teacher.*teacher_regularization=ema.*resume_mode=disable"):
+    with pytest.raises(FileNotFoundError, match=r"holds no teacher.*teacher_regularization.*resume_mode=disable"):
         pair.teacher.load(folder)

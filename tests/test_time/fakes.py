@@ -7,9 +7,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from baseline_multiturn.search import Generation, Search
 from verl.sdpo.test_time.grading import Question, grade_question
 from verl.sdpo.test_time.log import SUFFIX, AttemptLog
-from verl.sdpo.test_time.search import Generation, Search
 
 PUBLIC, HIDDEN = "public tests", "hidden tests with SECRET outputs"
 QUESTION = Question("q_7", [{"role": "user", "content": "What is it?"}], "fake", PUBLIC, HIDDEN, {"index": "7"})
@@ -43,14 +43,14 @@ class FakeEngine:
         return [Generation(text, len(text.split()), self.truncated) for text in texts]
 
 
-def new_search(folder: Path, respond, *, budget: int = 12, max_context: int = 10_000, **engine) -> Search:
+def new_search(folder: Path, respond, *, budget: int = 12, max_context: int = 10_000, header=None, **engine) -> Search:
     lines: list[str] = []
     fake = FakeEngine(respond, **engine)
     search = Search(
         question=QUESTION,
         engine=fake,
         grade=lambda response, truncated: grade_question(reward_function, QUESTION, response, truncated),
-        log=AttemptLog(folder / f"run{SUFFIX}", {"seed": 0, "budget": budget, **QUESTION.header()}),
+        log=AttemptLog(folder / f"run{SUFFIX}", {"seed": 0, "budget": budget, **QUESTION.header(), **(header or {})}),
         max_context=max_context,
         report=lambda line, record: lines.append(line),
     )

@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -116,6 +117,15 @@ def test_best_of_k_goes_on_where_it_stopped_and_then_has_nothing_to_do(command, 
     assert len({request["seed"] for request in Server.requests}) == 3
 
 
+def test_a_pool_says_so_in_its_header_and_an_ordinary_search_does_not(command, tmp_path):
+    assert "3 of 6 attempts confirmed" in command(
+        "best_of_k.py", "--batch=1", "--budget=6", "--pool", "--run-name=pool"
+    )
+    assert read_log(tmp_path / "pool.attempts.jsonl")[0]["pool"] is True
+    command("best_of_k.py", "--batch=1", "--budget=1")
+    assert "pool" not in log_of(tmp_path)[0]
+
+
 def test_another_seed_does_not_continue_the_log(command):
     command("best_of_k.py", "--budget=1")
     with pytest.raises(ValueError, match="begun differently: seed was 0, now 1"):
@@ -126,6 +136,14 @@ def test_a_data_source_without_grader_stops_before_the_engine(command):
     with pytest.raises(ValueError, match="No grader for data_source 'tiny'"):
         command("multiturn.py", "--reward=pkg://verl.utils.reward_score.feedback")
     assert Server.requests == []
+
+
+@pytest.mark.parametrize("script", ["multiturn.py", "best_of_k.py"])
+def test_the_doors_open_from_any_folder(tmp_path, script):
+    command = [sys.executable, REPOSITORY / "baseline_multiturn" / script, "--help"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"usage: {script}")
 
 
 def test_attempts_reach_the_trackers(command, tmp_path, monkeypatch):

@@ -70,6 +70,14 @@ def test_a_torn_header_is_set_aside_and_written_again(path):
     assert read_log(path) == (CONFIG, log.records)
 
 
+def test_half_a_surrogate_pair_is_logged_and_read_back(path):
+    """Half of an emoji that was escaped in a tool call; the whole one and a backslash before it stay what they are."""
+    response = "\\\ud83d whole: \U0001f600"
+    AttemptLog(path, CONFIG).append(response=response, confirmed=False)
+    assert read_log(path)[1][0]["response"] == response
+    assert "\U0001f600".encode() in path.read_bytes()
+
+
 def test_another_configuration_is_refused_and_the_difference_named(path):
     filled(path)
     before = path.read_bytes()

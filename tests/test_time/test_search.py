@@ -4,12 +4,13 @@ import json
 
 import pytest
 
+from baseline_multiturn.search import best_of_k, multi_turn
 from tests.test_time.fakes import QUESTION, new_search, without_time
-from verl.sdpo.test_time.log import read_log
-from verl.sdpo.test_time.search import best_of_k, multi_turn
+from verl.sdpo.test_time.log import conclusion, read_log
 
 HEADER = "The following is feedback from your unsuccessful earlier attempt:"
 CLOSING = "Correctly solve the original question."
+POOL = {"pool": True}
 
 
 def user(content):
@@ -37,6 +38,14 @@ def test_feedback_only_joins_all_feedback_in_one_message(tmp_path):
     assert second == [user(f"What is it?\n\n{HEADER}\n\nwrong1 fails public tests\n\n{CLOSING}")]
     both = "wrong1 fails public tests\n\nwrong2 fails public tests"
     assert third == [user(f"What is it?\n\n{HEADER}\n\n{both}\n\n{CLOSING}")]
+
+
+def test_blank_ends_of_the_last_feedback_are_dropped(tmp_path):
+    search = new_search(tmp_path, wrong, budget=2)
+    result = {"score": 0.0, "feedback": " no \n\n", "hidden": None, "confirmed": False}
+    search.grade = lambda response, truncated: result
+    multi_turn(search, "feedback_only")
+    assert search.engine.chats[1] == [user(f"What is it?\n\n{HEADER}\n\n no\n\n{CLOSING}")]
 
 
 def test_attempt_and_feedback_is_a_conversation(tmp_path):
@@ -178,20 +187,33 @@ def answer(attempt, chat):
     return f"{name} {sum(map(ord, json.dumps(chat)))} {attempt}"
 
 
+def test_a_pool_goes_on_after_a_confirmed_attempt(tmp_path):
+    search = new_search(
+        tmp_path, lambda attempt, chat: "right" if attempt in (3, 6) else "wrong", budget=10, header=POOL
+    )
+    best_of_k(search, 4)
+    assert [record["attempt"] for record in search.log.records if record["confirmed"]] == [3, 6]
+    assert search.engine.batches == [4, 4, 2]
+    assert search.log.left == 0
+    assert conclusion(search.log).startswith("q_7: 2 of 10 attempts confirmed on the hidden tests.")
+
+
 @pytest.mark.parametrize("torn", [0, 7], ids=["whole lines", "torn line"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [*METHODS, "pool"])
 def test_a_run_that_was_killed_at_any_line_repeats_the_one_that_was_not(tmp_path, method, torn):
-    whole = new_search(tmp_path / "whole", answer, max_context=60)
-    METHODS[method](whole)
+    attempts, header = (12, POOL) if method == "pool" else (10, {})
+    search_with = METHODS.get(method, METHODS["best_of_k"])
+    whole = new_search(tmp_path / "whole", answer, max_context=60, header=header)
+    search_with(whole)
     lines = whole.log.path.read_bytes().splitlines(keepends=True)
-    assert len(lines) == 11
+    assert len(lines) == 1 + attempts
     for killed_after in range(len(lines)):
         folder = tmp_path / f"killed{killed_after}"
         folder.mkdir()
         rest = lines[killed_after][:torn]
         (folder / whole.log.path.name).write_bytes(b"".join(lines[:killed_after]) + rest)
-        resumed = new_search(folder, answer, max_context=60)
-        METHODS[method](resumed)
+        resumed = new_search(folder, answer, max_context=60, header=header)
+        search_with(resumed)
         config, records = read_log(resumed.log.path)
         assert without_time(records) == without_time(whole.log.records)
         assert config == whole.log.config

@@ -8,31 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from verl.sdpo.test_time.command import argument_parser
+from baseline_multiturn.command import argument_parser
+from verl.sdpo.test_time.published import QUESTIONS
 
 SWEEPS = Path(__file__).parents[2] / "experiments" / "ttt"
-# https://github.com/lasgroup/SDPO, experiments/ttt/run_multiturn_all.sh
-PUBLISHED = [
-    "1",
-    "3",
-    "10",
-    "43",
-    "46",
-    "59",
-    "69",
-    "74",
-    "86",
-    "91",
-    "92",
-    "95",
-    "100",
-    "103",
-    "111",
-    "120",
-    "125",
-    "127",
-    "129",
-]
+# The same in the authors' repository: https://github.com/lasgroup/SDPO, experiments/ttt/run_multiturn_all.sh
+PUBLISHED = [str(number) for number in QUESTIONS["hard"]]
 
 
 def sweep(script: str, *arguments: str, folder: Path, **environment: str) -> str:

@@ -57,7 +57,7 @@ def test_the_configuration_is_the_papers(composed, which):
     assert actor.self_distillation.teacher_regularization == "ema"
     assert actor.self_distillation.teacher_update_rate == 0.01
     assert actor.self_distillation.include_environment_feedback is True
-    assert actor.policy_loss.loss_mode == config.trainer.v1.trainer_mode == "sdpo"
+    assert (actor.policy_loss.loss_mode, config.trainer.v1.trainer_mode) == ("sdpo", "sdpo_ttt")
     assert actor.optim.lr == 1e-6
     assert config.test_time.budget == 2750
     assert config.trainer.total_training_steps == config.trainer.total_epochs == 172

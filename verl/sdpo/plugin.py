@@ -7,7 +7,6 @@ here at DEBUG level; `tests/sdpo/test_plugin.py` proves in a fresh process that 
 
 import functools
 import logging
-from dataclasses import asdict
 from pathlib import Path
 
 import wrapt
@@ -15,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import verl
 from verl.sdpo import SUPPORTED_VERL, on_cpu
-from verl.sdpo.config import LOSS_MODE, TRAINER_MODE, SelfDistillationConfig
+from verl.sdpo.config import LOSS_MODE, TRAINER_MODE, defaults
 
 CONFIG_DIR = Path(__file__).parents[1] / "trainer" / "config"
 
@@ -57,8 +56,8 @@ def register_with_hydra(_module) -> None:
             search_path.append(provider="sdpo", path=f"file://{CONFIG_DIR}")
 
     Plugins.instance().register(SDPOSearchPathPlugin)
-    defaults = {"_target_": "verl.sdpo.config.SelfDistillationConfig", **asdict(SelfDistillationConfig())}
-    ConfigStore.instance().store(group="sdpo", name="self_distillation", node=defaults, provider="sdpo")
+    block = {"_target_": "verl.sdpo.config.SelfDistillationConfig", **defaults()}
+    ConfigStore.instance().store(group="sdpo", name="self_distillation", node=block, provider="sdpo")
 
 
 def validate_before_ray(module) -> None:
@@ -89,8 +88,8 @@ def register_policy_loss(module) -> None:
         )
 
 
-def register_trainer(_module) -> None:
-    import verl.sdpo.adapters.trainer  # noqa: F401  registers on import
+def register_trainers(_module) -> None:
+    import verl.sdpo.test_time.trainer  # noqa: F401  registers on import, with the trainer that it extends
 
 
 def register_agent_loop(_module) -> None:
@@ -104,7 +103,7 @@ def load() -> None:
     wrapt.register_post_import_hook(register_with_hydra, "hydra")
     wrapt.register_post_import_hook(validate_before_ray, "verl.utils.config")
     wrapt.register_post_import_hook(register_policy_loss, "verl.trainer.ppo.core_algos")
-    wrapt.register_post_import_hook(register_trainer, "verl.trainer.ppo.v1")
+    wrapt.register_post_import_hook(register_trainers, "verl.trainer.ppo.v1")
     wrapt.register_post_import_hook(register_agent_loop, "verl.experimental.agent_loop")
     if on_cpu():
         from verl.sdpo.cpu import register

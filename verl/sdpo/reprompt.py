@@ -5,29 +5,92 @@ Pure Python: no tensors, no tokenizer class, no verl. A chat is a list of `{"rol
 
 import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
+
+from verl.sdpo.checks import BLOCK, is_number, is_positive_int, require, require_bool, require_choice, require_fraction
 
 Message = dict[str, Any]
 
 _THINKING_BLOCK = re.compile(r"<think>.*?</think>\s*", re.DOTALL)
 
 
-class RepromptSettings(Protocol):
-    """The fields of `SelfDistillationConfig` that are read here."""
+TRUNCATIONS = ("left", "right", "error")
+PLACEHOLDERS = {
+    "reprompt_template": ("prompt", "solution", "feedback"),
+    "solution_template": ("successful_previous_attempt",),
+    "feedback_template": ("feedback_raw",),
+}
 
-    success_reward_threshold: float
-    max_reprompt_len: int
-    reprompt_truncation: str
-    dont_reprompt_on_self_success: bool
-    remove_thinking_from_demonstration: bool
-    demonstration_choice: str
-    reprompt_template: str
-    solution_template: str
-    feedback_template: str
-    include_environment_feedback: bool
-    environment_feedback_only_without_solution: bool
+
+@dataclass(frozen=True)
+class RepromptConfig:
+    """What the teacher reads, whatever the demonstration rule."""
+
+    success_reward_threshold: float = 1.0
+    """A rollout whose summed reward reaches this is a success and may serve as a demonstration."""
+
+    max_reprompt_len: int = 10240
+    """Longest teacher prompt, in tokens, chat template included."""
+
+    reprompt_truncation: str = "right"
+    """Which end of an over-long demonstration or feedback is cut (left, right), or error."""
+
+    dont_reprompt_on_self_success: bool = True
+    """Never show a sample its own successful attempt."""
+
+    self_success_as_solution: bool = False
+    """A successful sample is shown its own attempt and no other (Table 2 of the paper)."""
+
+    remove_thinking_from_demonstration: bool = True
+    """Strip `<think>...</think>` from demonstrations."""
+
+    reprompt_template: str = "{prompt}{solution}{feedback}\n\nCorrectly solve the original question."
+    """The teacher's user message. {solution} and {feedback} are the two sections below, or empty."""
+
+    solution_template: str = "\nCorrect solution:\n\n{successful_previous_attempt}"
+    """The section that shows a demonstration."""
+
+    feedback_template: str = "\nThe following is feedback from your unsuccessful earlier attempt:\n\n{feedback_raw}"
+    """The section that shows the environment's feedback on this very sample."""
+
+    include_environment_feedback: bool = True
+    """Show the environment's feedback to the teacher."""
+
+    environment_feedback_only_without_solution: bool = True
+    """Show feedback only to samples for which there is no demonstration."""
+
+    max_grader_error_rate: float = 0.01
+    """Training stops when more than this share of a step's samples could not be graded (grader_error)."""
+
+    def __post_init__(self):
+        require_choice("reprompt_truncation", self.reprompt_truncation, TRUNCATIONS)
+        require_fraction("max_grader_error_rate", self.max_grader_error_rate)
+        for name in (
+            "dont_reprompt_on_self_success",
+            "self_success_as_solution",
+            "remove_thinking_from_demonstration",
+            "include_environment_feedback",
+            "environment_feedback_only_without_solution",
+        ):
+            require_bool(name, getattr(self, name))
+        if self.self_success_as_solution and self.dont_reprompt_on_self_success:
+            raise ValueError(
+                f"{BLOCK}.self_success_as_solution=True shows a success its own attempt, which "
+                f"{BLOCK}.dont_reprompt_on_self_success=True forbids. Set one of them to False."
+            )
+        threshold = self.success_reward_threshold
+        require("success_reward_threshold", threshold, lambda v: is_number(v) and v == v, "a number")
+        require("max_reprompt_len", self.max_reprompt_len, is_positive_int, "a whole number of tokens >= 1")
+        for name, placeholders in PLACEHOLDERS.items():
+            for placeholder in placeholders:
+                require(
+                    name,
+                    getattr(self, name),
+                    lambda v, needle="{" + placeholder + "}": isinstance(v, str) and needle in v,
+                    "a text that contains {" + placeholder + "}",
+                )
 
 
 @dataclass(frozen=True)
@@ -96,53 +159,113 @@ def text_of(content: str | Sequence[Message]) -> str:
     return "".join(part["text"] for part in content)
 
 
-def choose_demonstrations(rollouts: Sequence[Rollout], settings: RepromptSettings, seed: str) -> list[str | None]:
-    """For each rollout, a successful attempt at the same question, or None.
+@dataclass(frozen=True)
+class Success:
+    """An attempt that may be shown to others."""
 
-    The group's first success (all members then share it, and its owner gets the next one), or a random one, which
-    depends on seed, question and attempt but not on the order of the rows: verl's batches arrive in any order. A
-    success that is empty once its thinking is removed shows nothing and is passed over.
-    """
-    successes: dict[str, list[tuple[int, str]]] = {}
+    attempt: int
+    text: str
+    """The response, without its thinking if so configured."""
+
+
+class Demonstrations:
+    """Which of a group's successes a rollout is shown. A subclass chooses among them."""
+
+    @dataclass(frozen=True)
+    class Config:
+        """The rules that need no settings."""
+
+    def __init__(self, config: Any):
+        self.config = config
+
+    def choose(self, candidates: Sequence[Success], rollout: Rollout, step: int) -> Success:
+        """One of the candidates, which are never none, in the order of their attempts.
+
+        It may depend on the rollout and the training step, but not on the order of the batch: verl's arrive in any.
+        """
+        raise NotImplementedError
+
+
+class FirstSuccess(Demonstrations):
+    """The first one, as the authors: all members of a group share it, and its owner gets the next one."""
+
+    def choose(self, candidates: Sequence[Success], rollout: Rollout, step: int) -> Success:
+        return candidates[0]
+
+
+class RandomSuccess(Demonstrations):
+    """Any of them, drawn anew in every step."""
+
+    @dataclass(frozen=True)
+    class Config(Demonstrations.Config):
+        demonstration_seed: int = 0
+        """Seed of the random demonstration choice; the training step is mixed in."""
+
+        def __post_init__(self):
+            require("demonstration_seed", self.demonstration_seed, lambda v: type(v) is int, "a whole number")
+
+    def choose(self, candidates: Sequence[Success], rollout: Rollout, step: int) -> Success:
+        seed = f"{self.config.demonstration_seed}/{step}/{rollout.messages}/{rollout.attempt}"
+        return random.Random(seed).choice(candidates)
+
+
+class ShortestSuccess(Demonstrations):
+    """The one with the fewest characters; of equals the first."""
+
+    def choose(self, candidates: Sequence[Success], rollout: Rollout, step: int) -> Success:
+        return min(candidates, key=lambda success: len(success.text))
+
+
+DEMONSTRATIONS: Mapping[str, type[Demonstrations]] = {
+    "first": FirstSuccess,
+    "random": RandomSuccess,
+    "shortest": ShortestSuccess,
+}
+
+
+def successes(rollouts: Sequence[Rollout], config: RepromptConfig) -> dict[str, list[Success]]:
+    """The successes of each group, by attempt. One that is empty once its thinking is removed shows nothing."""
+    found: dict[str, list[Success]] = {}
     for rollout in sorted(rollouts, key=lambda rollout: rollout.attempt):
-        if rollout.graded and rollout.score >= settings.success_reward_threshold:
-            strip = settings.remove_thinking_from_demonstration
+        if rollout.graded and rollout.score >= config.success_reward_threshold:
+            strip = config.remove_thinking_from_demonstration
             text = remove_thinking(rollout.response) if strip else rollout.response
             if text.strip():
-                successes.setdefault(rollout.uid, []).append((rollout.attempt, text))
-    demonstrations: list[str | None] = []
-    for rollout in rollouts:
-        candidates = [
-            text
-            for owner, text in successes.get(rollout.uid, [])
-            if owner != rollout.attempt or not settings.dont_reprompt_on_self_success
-        ]
-        if not candidates or not rollout.graded:
-            demonstrations.append(None)
-        elif settings.demonstration_choice == "random":
-            demonstrations.append(random.Random(f"{seed}/{rollout.messages}/{rollout.attempt}").choice(candidates))
-        else:
-            demonstrations.append(candidates[0])
-    return demonstrations
+                found.setdefault(rollout.uid, []).append(Success(rollout.attempt, text))
+    return found
 
 
-def build_teacher_prompts(rollouts: Sequence[Rollout], settings: RepromptSettings, seed: str) -> list[TeacherPrompt]:
+def build_teacher_prompts(
+    rollouts: Sequence[Rollout], config: RepromptConfig, demonstrations: Demonstrations, step: int
+) -> list[TeacherPrompt]:
     """One teacher prompt per rollout, in order. Rollouts without demonstration and feedback keep their own prompt.
 
     Args:
         rollouts: the whole batch, all groups.
-        seed: of this step; used by `demonstration_choice: random` only.
+        step: of the training.
     """
-    demonstrations = choose_demonstrations(rollouts, settings, seed)
-    return [_teacher_prompt(rollout, demo, settings) for rollout, demo in zip(rollouts, demonstrations, strict=True)]
+    found = successes(rollouts, config)
+    prompts = []
+    for rollout in rollouts:
+        candidates = found.get(rollout.uid, [])
+        own = [success for success in candidates if success.attempt == rollout.attempt]
+        if own and config.self_success_as_solution:
+            candidates = own
+        elif config.dont_reprompt_on_self_success:
+            candidates = [success for success in candidates if success not in own]
+        demonstration = None
+        if rollout.graded and candidates:
+            demonstration = demonstrations.choose(candidates, rollout, step).text
+        prompts.append(_teacher_prompt(rollout, demonstration, config))
+    return prompts
 
 
-def _teacher_prompt(rollout: Rollout, demonstration: str | None, settings: RepromptSettings) -> TeacherPrompt:
-    wants_feedback = demonstration is None or not settings.environment_feedback_only_without_solution
+def _teacher_prompt(rollout: Rollout, demonstration: str | None, config: RepromptConfig) -> TeacherPrompt:
+    wants_feedback = demonstration is None or not config.environment_feedback_only_without_solution
     feedback = None
-    if settings.include_environment_feedback and wants_feedback and rollout.graded and has_feedback(rollout):
+    if config.include_environment_feedback and wants_feedback and rollout.graded and has_feedback(rollout):
         feedback = rollout.feedback
-    return _render(TeacherPrompt([], demonstration, feedback), rollout, settings)
+    return _render(TeacherPrompt([], demonstration, feedback), rollout, config)
 
 
 def has_feedback(rollout: Rollout) -> bool:
@@ -150,7 +273,7 @@ def has_feedback(rollout: Rollout) -> bool:
     return isinstance(rollout.feedback, str) and bool(rollout.feedback.strip())
 
 
-def _render(prompt: TeacherPrompt, rollout: Rollout, settings: RepromptSettings) -> TeacherPrompt:
+def _render(prompt: TeacherPrompt, rollout: Rollout, config: RepromptConfig) -> TeacherPrompt:
     """Write demonstration and feedback into the last user message; every other message stays as it is.
 
     With neither, the teacher reads exactly what the student read.
@@ -163,11 +286,11 @@ def _render(prompt: TeacherPrompt, rollout: Rollout, settings: RepromptSettings)
         raise ValueError(f"sample {rollout.uid}: the prompt has no user message, so there is nothing to reprompt.")
     solution = feedback = ""
     if prompt.demonstration is not None:
-        solution = fill(settings.solution_template, successful_previous_attempt=prompt.demonstration)
+        solution = fill(config.solution_template, successful_previous_attempt=prompt.demonstration)
     if prompt.feedback is not None:
-        feedback = fill(settings.feedback_template, feedback_raw=prompt.feedback)
+        feedback = fill(config.feedback_template, feedback_raw=prompt.feedback)
     question = text_of(messages[last_user]["content"])
-    content = fill(settings.reprompt_template, prompt=question, solution=solution, feedback=feedback)
+    content = fill(config.reprompt_template, prompt=question, solution=solution, feedback=feedback)
     messages[last_user] = {**messages[last_user], "content": content}
     return replace(prompt, messages=messages)
 
@@ -175,7 +298,7 @@ def _render(prompt: TeacherPrompt, rollout: Rollout, settings: RepromptSettings)
 def fit_teacher_prompt(
     prompt: TeacherPrompt,
     rollout: Rollout,
-    settings: RepromptSettings,
+    config: RepromptConfig,
     *,
     tokenize_chat: Callable[[list[Message]], list[int]],
     encode: Callable[[str], list[int]],
@@ -195,27 +318,27 @@ def fit_teacher_prompt(
     token_ids = tokenize_chat(prompt.messages)
     # Encoded once and only ever cut: what is decoded may encode to more tokens again.
     parts = {name: encode(getattr(prompt, name) or "") for name in ("demonstration", "feedback")}
-    while (excess := len(token_ids) - settings.max_reprompt_len) > 0:
+    while (excess := len(token_ids) - config.max_reprompt_len) > 0:
         where = f"sample {rollout.uid}: its teacher prompt has {len(token_ids)} tokens"
-        limit = f"more than max_reprompt_len={settings.max_reprompt_len}"
-        if settings.reprompt_truncation == "error":
+        limit = f"more than max_reprompt_len={config.max_reprompt_len}"
+        if config.reprompt_truncation == "error":
             raise ValueError(f"{where}, {limit}. Raise it, or set reprompt_truncation to left or right.")
         name = max(parts, key=lambda part: len(parts[part]))
         if not parts[name]:
             raise ValueError(f"{where} without demonstration and feedback, {limit}. Raise max_reprompt_len.")
         keep = max(len(parts[name]) - excess, 0)
-        start = 0 if settings.reprompt_truncation == "right" else len(parts[name]) - keep
+        start = 0 if config.reprompt_truncation == "right" else len(parts[name]) - keep
         parts[name] = parts[name][start : start + keep]
         # A cut inside a multi-byte character decodes to replacement characters.
         text = decode(parts[name]).strip("\N{REPLACEMENT CHARACTER}")
         cut = replace(prompt, **{name: text if text.strip() else None, "truncated": True})
-        prompt = _render(cut, rollout, settings)
+        prompt = _render(cut, rollout, config)
         token_ids = tokenize_chat(prompt.messages)
     return prompt, token_ids
 
 
 def reprompt_metrics(
-    rollouts: Sequence[Rollout], prompts: Sequence[TeacherPrompt], settings: RepromptSettings
+    rollouts: Sequence[Rollout], prompts: Sequence[TeacherPrompt], config: RepromptConfig
 ) -> dict[str, float]:
     """Coverage of a batch, under the authors' names. Padding rows do not count.
 
@@ -223,7 +346,7 @@ def reprompt_metrics(
     """
     graded = [(rollout, prompt) for rollout, prompt in zip(rollouts, prompts, strict=True) if rollout.graded]
     groups = {rollout.uid for rollout, _ in graded}
-    solved = {rollout.uid for rollout, _ in graded if rollout.score >= settings.success_reward_threshold}
+    solved = {rollout.uid for rollout, _ in graded if rollout.score >= config.success_reward_threshold}
     samples = max(len(graded), 1)
     return {
         "self_distillation/success_group_fraction": len(solved) / max(len(groups), 1),

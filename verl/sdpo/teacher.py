@@ -1,158 +1,181 @@
 """The self-teacher: which weights it scores with, how they follow the student, what of it goes into a checkpoint.
 
-An engine is verl's `FSDPEngine`. `reference` holds the weights of verl's colocated ref model, `student` those of the
-actor. Both are wrapped alike, so that their parameters pair up shard by shard.
+A teacher is made of what `adapters/` hands it: the models, and the weights of the reference. Section 2.3 of the paper,
+Table 4.
 """
 
-import math
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
 
 import torch
-from torch.distributed.fsdp import FSDPModule
-from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
 
-from verl.sdpo.config import BLOCK, SelfDistillationConfig
-from verl.sdpo.loss import mix_in_log_space
-from verl.utils.checkpoint.fsdp_checkpoint_manager import FSDPCheckpointManager
-from verl.utils.device import get_device_name
-from verl.workers.engine.fsdp.transformer_impl import FSDPEngine
+from verl.sdpo.checks import is_positive_int, require, require_choice, require_fraction
+from verl.sdpo.head import EagerHead, TokenStatistics
+from verl.sdpo.model import Model, Rows
 
-CHECKPOINT_FOLDER = "teacher"
-
-Score = Callable[[FSDPEngine], torch.Tensor]
+UPDATE_INTERVALS = ("step", "optimizer")
 
 
-def reshard(module: torch.nn.Module) -> None:
-    """Make every FSDP unit forget its gathered parameters, so that its next forward reads the shards.
+class Weights(Protocol):
+    """This rank's part of the reference model's weights, beside the student's. Every method is collective."""
 
-    After a forward without gradient the root unit (embeddings, final norm, lm_head) of FSDP1 stays gathered, and would
-    go on serving the old weights after its shard has been changed in place.
-    """
-    for unit in FSDP.fsdp_modules(module):
-        # Until the first forward FSDP1 has gathered nothing, and has not made the attributes that `reshard` reads.
-        if unit._handle is not None and hasattr(unit._handle.flat_param, "_local_shard"):
-            # A single rank has nothing gathered to free, and FSDP1 refuses to.
-            unit._handle.reshard(free_unsharded_flat_param=unit._handle.uses_sharded_strategy)
-    for unit in module.modules():
-        if isinstance(unit, FSDPModule):
-            unit.reshard()
+    def follow(self, rate: float) -> float:
+        """reference += rate * (student - reference), in float32; returns the new distance."""
 
-
-def _shards(module: torch.nn.Module) -> Iterator[torch.Tensor]:
-    """This rank's part of every parameter, sharing its storage."""
-    for parameter in module.parameters():
-        yield parameter.to_local() if hasattr(parameter, "to_local") else parameter.data
-
-
-class FrozenTeacher:
-    """The initial model."""
-
-    def __init__(self, reference: FSDPEngine, student: FSDPEngine, rate: float):
-        self.reference = reference
-        self.student = student
-        self.rate = rate
-
-    def logits(self, score: Score) -> torch.Tensor:
-        """Teacher logits, where `score(engine)` runs one engine on the teacher's rows; collective under FSDP."""
-        with self.reference.eval_mode(disable_auto_offload=True):
-            return score(self.reference)
-
-    def _student_logits(self, score: Score) -> torch.Tensor:
-        """The student in the teacher's place: without dropout, and unseen by what verl does with a training forward.
-
-        Activation offload counts the layers of a forward, and would take this one for a part of the student's own.
-        """
-        self.student.module.eval()
-        try:
-            return score(self.student)
-        finally:
-            self.student.module.train()
-
-    def update(self) -> None:
-        """Follow the student, after an optimizer step or a training step."""
-
-    @torch.no_grad()
     def distance(self) -> float:
-        """||teacher - student|| / ||student|| over all weights; collective."""
-        reshard(self.reference.module)
-        squares = torch.zeros(2, dtype=torch.float64, device=get_device_name())
-        for teacher, student in zip(_shards(self.reference.module), _shards(self.student.module), strict=True):
-            difference = teacher.to(student.device) - student
-            norms = [torch.linalg.vector_norm(shard, dtype=torch.float64) for shard in (difference, student)]
-            squares += torch.stack(norms).square().to(squares.device)
-        torch.distributed.all_reduce(squares, group=self.student.get_data_parallel_group())
-        difference, norm = squares.sqrt().tolist()
-        return difference / norm if norm else math.nan
+        """||reference - student|| / ||student|| over all weights."""
+
+    def save(self, folder: str, global_step: int, state: dict[str, Any]) -> None:
+        """Write the reference's weights and the teacher's own state into the actor's checkpoint folder."""
+
+    def load(self, folder: str) -> dict[str, Any]:
+        """Read the weights back, and return the state."""
+
+
+class Teacher:
+    """A kind of teacher. What it needs stands in its class, where validation, capacity and role choice ask."""
+
+    @dataclass(frozen=True)
+    class Config:
+        """The kinds that need no settings."""
+
+    needs_reference: ClassVar[bool] = True
+    """It scores with a second copy of the model, verl's reference model."""
+    moves: ClassVar[bool] = False
+    """It changes those weights: they must be kept in float32, and are no fixed reference for a KL penalty."""
+    saves: ClassVar[bool] = False
+    """A resumed run cannot rebuild it, so it is part of the checkpoint."""
+
+    def __init__(self, config: Any, *, student: Model, reference: Model | None, weights: Weights | None):
+        """
+        Args:
+            student, reference: in evaluation mode whenever they run.
+            weights: the reference's; None where there is none.
+        """
+        self.config = config
+        self.student = student
+        self.reference = reference
+        self.weights = weights
+        self.state: dict[str, Any] = {}
+        """What a resumed run needs besides the weights; plain values."""
+
+    def statistics(self, rows: Rows, wanted_BT: torch.Tensor, head: EagerHead) -> TokenStatistics:
+        """What the objective reads of the teacher at the wanted response tokens of its own rows; collective."""
+        return self.reference.run(rows, wanted_BT, head)
+
+    def after_optimizer_step(self) -> None:
+        """Follow the student, after each of a training step's optimizer steps."""
+
+    def after_training_step(self) -> float:
+        """Follow the student, at the end of a training step; returns the distance to it."""
+        return self.weights.distance()
 
     def save(self, folder: str, global_step: int) -> None:
         """Write what a resumed run cannot rebuild into the actor's checkpoint folder."""
+        if self.saves:
+            self.weights.save(folder, global_step, self.state)
 
     def load(self, folder: str) -> None:
-        """Read it back."""
+        """Read it back.
 
-
-class EMATeacher(FrozenTeacher):
-    """Exponential moving average of the student, kept in float32: teacher += rate * (student - teacher)."""
-
-    @torch.no_grad()
-    def update(self) -> None:
-        reshard(self.reference.module)
-        for teacher, student in zip(_shards(self.reference.module), _shards(self.student.module), strict=True):
-            assert teacher.shape == student.shape, (teacher.shape, student.shape)
-            # On the student's device: the reference rests in ordinary memory, where Ray leaves few threads to a worker.
-            teacher.copy_(torch.lerp(teacher.to(student.device), student.to(teacher.dtype), self.rate))
-
-    def save(self, folder: str, global_step: int) -> None:
-        reshard(self.reference.module)
-        self._checkpoint_manager().save_checkpoint(os.path.join(folder, CHECKPOINT_FOLDER), global_step=global_step)
-
-    def load(self, folder: str) -> None:
-        """
         Raises:
-            FileNotFoundError: when the checkpoint was written without an EMA teacher.
+            FileNotFoundError: when the checkpoint was written without such a teacher.
         """
-        path = os.path.join(folder, CHECKPOINT_FOLDER)
-        if not os.path.isdir(path):
-            raise FileNotFoundError(
-                f"{path}: the checkpoint holds no teacher, so {BLOCK}.teacher_regularization=ema cannot be resumed "
-                "from it. Resume from a checkpoint of an ema run, or start anew with trainer.resume_mode=disable."
-            )
-        reshard(self.reference.module)
-        self._checkpoint_manager().load_checkpoint(path)
-
-    def _checkpoint_manager(self) -> FSDPCheckpointManager:
-        contents = {"save_contents": ["model"], "load_contents": ["model"]}
-        return FSDPCheckpointManager(
-            model=self.reference.module,
-            processing_class=self.reference.model_config.get_processor(),
-            checkpoint_config=contents,
-        )
+        if self.saves:
+            self.state = self.weights.load(folder)
 
 
-class TrustRegionTeacher(FrozenTeacher):
+class Frozen(Teacher):
+    """The initial model."""
+
+
+@dataclass(frozen=True)
+class RateConfig:
+    teacher_update_rate: float = 0.05
+    """Weight of the student in each EMA update, and in the trust-region mix."""
+
+    def __post_init__(self):
+        require_fraction("teacher_update_rate", self.teacher_update_rate)
+
+
+class ExponentialMovingAverage(Teacher):
+    """The student's moving average, kept in float32: teacher += rate * (student - teacher)."""
+
+    @dataclass(frozen=True)
+    class Config(RateConfig):
+        teacher_update_interval: str = "step"
+        """When the EMA moves. step: once per training step, as the authors; optimizer: after every optimizer step."""
+
+        def __post_init__(self):
+            super().__post_init__()
+            require_choice("teacher_update_interval", self.teacher_update_interval, UPDATE_INTERVALS)
+
+    moves = saves = True
+
+    def after_optimizer_step(self) -> None:
+        if self.config.teacher_update_interval == "optimizer":
+            self.weights.follow(self.config.teacher_update_rate)
+
+    def after_training_step(self) -> float:
+        if self.config.teacher_update_interval == "step":
+            return self.weights.follow(self.config.teacher_update_rate)
+        return self.weights.distance()
+
+
+class Refresh(Teacher):
+    """A copy of the student, taken every so many training steps and frozen in between."""
+
+    @dataclass(frozen=True)
+    class Config(Teacher.Config):
+        teacher_refresh_interval: int = 50
+        """Training steps between two copies."""
+
+        def __post_init__(self):
+            name = "teacher_refresh_interval"
+            require(name, self.teacher_refresh_interval, is_positive_int, "a whole number of training steps >= 1")
+
+    moves = saves = True
+
+    def after_training_step(self) -> float:
+        self.state["age"] = self.state.get("age", 0) + 1
+        if self.state["age"] < self.config.teacher_refresh_interval:
+            return self.weights.distance()
+        self.state["age"] = 0
+        return self.weights.follow(1.0)
+
+
+def mix_in_log_space(reference_logits: torch.Tensor, student_logits: torch.Tensor, rate: float) -> torch.Tensor:
+    """Logits of p_ref^(1-rate) * p_student^rate, normalised: the trust region's solution (Eq. 10), (N, V)."""
+    return torch.lerp(reference_logits.float(), student_logits.float(), rate)
+
+
+class TrustRegion(Teacher):
     """The initial model mixed in log space with the current student, at weight `rate`."""
 
-    def logits(self, score: Score) -> torch.Tensor:
-        return mix_in_log_space(super().logits(score), self._student_logits(score), self.rate)
+    Config = RateConfig
+
+    def statistics(self, rows: Rows, wanted_BT: torch.Tensor, head: EagerHead) -> TokenStatistics:
+        logits = (model.run(rows, wanted_BT, head.logits) for model in (self.reference, self.student))
+        return head.reduce(mix_in_log_space(*logits, self.config.teacher_update_rate))
 
 
-class LiveTeacher(FrozenTeacher):
+class Live(Teacher):
     """The student itself: no second copy of the weights, nothing to update, nothing to save."""
 
-    def __init__(self, student: FSDPEngine):
-        self.student = student
+    needs_reference = False
 
-    def logits(self, score: Score) -> torch.Tensor:
-        return self._student_logits(score)
+    def statistics(self, rows: Rows, wanted_BT: torch.Tensor, head: EagerHead) -> TokenStatistics:
+        return self.student.run(rows, wanted_BT, head)
 
-    def distance(self) -> float:
+    def after_training_step(self) -> float:
         return 0.0
 
 
-def make_teacher(config: SelfDistillationConfig, reference: FSDPEngine | None, student: FSDPEngine) -> FrozenTeacher:
-    """The teacher that `teacher_regularization` names; `reference` is None for the live one only."""
-    if config.teacher_regularization == "live":
-        return LiveTeacher(student)
-    kinds = {"ema": EMATeacher, "trust-region": TrustRegionTeacher, "frozen": FrozenTeacher}
-    return kinds[config.teacher_regularization](reference, student, config.teacher_update_rate)
+TEACHERS: Mapping[str, type[Teacher]] = {
+    "ema": ExponentialMovingAverage,
+    "trust-region": TrustRegion,
+    "frozen": Frozen,
+    "refresh": Refresh,
+    "live": Live,
+}

@@ -3,13 +3,18 @@
 A mistake then costs seconds. The checks read the whole Hydra tree that `verl.trainer.main_ppo` composed.
 """
 
+import logging
 from collections.abc import Mapping
-from dataclasses import fields
 from math import ceil
 
 from verl.sdpo import on_cpu
 from verl.sdpo.adapters.data import validate_files, validate_rewards, validate_text_only
-from verl.sdpo.config import BLOCK, LOSS_MODE, TRAINER_MODE, SelfDistillationConfig, is_sdpo
+from verl.sdpo.checks import BLOCK
+from verl.sdpo.config import LOSS_MODE, TEST_TIME_MODE, TRAINER_MODE, SelfDistillationConfig, is_sdpo, parse_block
+
+logger = logging.getLogger(__name__)
+
+TRAINER_MODES = (TRAINER_MODE, TEST_TIME_MODE)
 
 
 def validate(config: Mapping) -> None:
@@ -26,6 +31,10 @@ def validate(config: Mapping) -> None:
 
         validate_strategy(config)
     validate_rewards(config)
+    if config["trainer"]["v1"]["trainer_mode"] == TEST_TIME_MODE and "test_time" not in config:
+        raise ValueError(
+            f"trainer.v1.trainer_mode={TEST_TIME_MODE} without a block test_time: use --config-name sdpo_ttt."
+        )
     if "test_time" in config:
         from verl.sdpo.test_time.training import validate_test_time
 
@@ -42,19 +51,20 @@ def validate_training_config(config: Mapping) -> None:
         ValueError: naming the key, its value and what to set instead. Nothing of Ray has started then.
     """
     trainer = config["trainer"]
+    mode = trainer["v1"]["trainer_mode"]
     if not is_sdpo(config):
-        if trainer["v1"]["trainer_mode"] == TRAINER_MODE:
+        if mode in TRAINER_MODES:
             raise ValueError(
-                f"trainer.v1.trainer_mode={TRAINER_MODE} builds teacher batches, which "
+                f"trainer.v1.trainer_mode={mode} builds teacher batches, which "
                 f"actor_rollout_ref.actor.policy_loss.loss_mode="
                 f"{config['actor_rollout_ref']['actor']['policy_loss']['loss_mode']} never reads. "
                 f"Set trainer.v1.trainer_mode=sync, or loss_mode={LOSS_MODE}."
             )
         return
-    if not trainer["use_v1"] or trainer["v1"]["trainer_mode"] != TRAINER_MODE:
+    if not trainer["use_v1"] or mode not in TRAINER_MODES:
         raise ValueError(
             f"actor_rollout_ref.actor.policy_loss.loss_mode={LOSS_MODE} under trainer.use_v1={trainer['use_v1']}, "
-            f"trainer.v1.trainer_mode={trainer['v1']['trainer_mode']}: that trainer builds no teacher batches. "
+            f"trainer.v1.trainer_mode={mode}: that trainer builds no teacher batches. "
             f"Start with --config-name sdpo, or set trainer.use_v1=True and trainer.v1.trainer_mode={TRAINER_MODE}."
         )
     actor, ref, model = (config["actor_rollout_ref"][name] for name in ("actor", "ref", "model"))
@@ -62,22 +72,19 @@ def validate_training_config(config: Mapping) -> None:
         raise ValueError(
             f"loss_mode={LOSS_MODE} without {BLOCK}: start with --config-name sdpo, which brings the block."
         )
-    # The tree is checked as it is; the dataclass repeats its own checks whenever verl builds it.
-    values = {key: value for key, value in actor["self_distillation"].items() if key != "_target_"}
-    known = [field.name for field in fields(SelfDistillationConfig)]
-    for key, value in values.items():
-        if key not in known:
-            raise ValueError(f"{BLOCK}.{key}={value!r}: there is no such key. Remove it, or use one of {known}.")
-    block = SelfDistillationConfig(**values)
-    _validate_model(actor, ref, model, block.teacher_regularization)
-    _validate_reference(config, block.teacher_regularization)
-    _validate_lengths(config, block.max_reprompt_len)
+    # The tree is checked as it is; the class repeats its own checks whenever verl builds it.
+    block = parse_block(config)
+    for key, value in block.ignored.items():
+        logger.warning("%s.%s=%r is not read by what the block chooses, and has no effect.", BLOCK, key, value)
+    _validate_model(actor, ref, model)
+    _validate_reference(config, block)
+    _validate_lengths(config, block.reprompt.max_reprompt_len)
     _validate_micro_batches(config)
     _validate_normalisation(actor)
     validate_text_only(config["data"])
 
 
-def _validate_model(actor: Mapping, ref: Mapping, model: Mapping, teacher: str) -> None:
+def _validate_model(actor: Mapping, ref: Mapping, model: Mapping) -> None:
     if actor["strategy"] not in ("fsdp", "fsdp2"):
         raise ValueError(
             f"actor_rollout_ref.actor.strategy={actor['strategy']}: SDPO supports fsdp and fsdp2. "
@@ -102,8 +109,8 @@ def _validate_model(actor: Mapping, ref: Mapping, model: Mapping, teacher: str) 
             )
     if model["use_fused_kernels"]:
         raise ValueError(
-            f"actor_rollout_ref.model.use_fused_kernels=True with {BLOCK}.teacher_regularization={teacher}: fused "
-            "kernels never hand out the logits that student and teacher are compared on. Set use_fused_kernels=False."
+            "actor_rollout_ref.model.use_fused_kernels=True: verl's fused kernels never hand out the distributions on "
+            "which student and teacher are compared. Set use_fused_kernels=False."
         )
     if model.get("lora_rank", 0) or model.get("lora_adapter_path") or (model.get("lora") or {}).get("rank", 0):
         raise ValueError(
@@ -122,25 +129,26 @@ def _validate_model(actor: Mapping, ref: Mapping, model: Mapping, teacher: str) 
             )
 
 
-def _validate_reference(config: Mapping, teacher: str) -> None:
+def _validate_reference(config: Mapping, block: SelfDistillationConfig) -> None:
     if config["algorithm"]["use_kl_in_reward"]:
         raise ValueError(
             f"algorithm.use_kl_in_reward=True with loss_mode={LOSS_MODE}: it changes advantages, which SDPO does not "
             "read. Set algorithm.use_kl_in_reward=False; a KL to the initial model is actor.use_kl_loss=True with "
             f"{BLOCK}.teacher_regularization=trust-region or frozen."
         )
-    if teacher == "ema":
+    teacher = block.choices.teacher_regularization
+    if block.teacher_kind.moves:
         if config["actor_rollout_ref"]["actor"]["use_kl_loss"]:
             raise ValueError(
-                f"actor_rollout_ref.actor.use_kl_loss=True with {BLOCK}.teacher_regularization=ema: the reference "
-                "model is the moving teacher, no fixed reference is left for the KL. Set use_kl_loss=False, or "
-                "teacher_regularization=trust-region."
+                f"actor_rollout_ref.actor.use_kl_loss=True with {BLOCK}.teacher_regularization={teacher}: the "
+                "reference model is the moving teacher, no fixed reference is left for the KL. Set use_kl_loss=False, "
+                "or teacher_regularization=trust-region."
             )
         dtype = config["actor_rollout_ref"]["ref"]["fsdp_config"]["model_dtype"]
         if dtype not in ("fp32", "float32"):
             raise ValueError(
-                f"actor_rollout_ref.ref.fsdp_config.model_dtype={dtype} with {BLOCK}.teacher_regularization=ema: "
-                "small EMA updates round to nothing below float32. Set model_dtype=fp32 (compute stays in the "
+                f"actor_rollout_ref.ref.fsdp_config.model_dtype={dtype} with {BLOCK}.teacher_regularization={teacher}: "
+                "small updates round to nothing below float32. Set model_dtype=fp32 (compute stays in the "
                 "mixed_precision dtype)."
             )
     if (config.get("distillation") or {}).get("enabled", False):

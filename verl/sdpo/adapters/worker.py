@@ -4,7 +4,7 @@ from omegaconf import DictConfig, open_dict
 from tensordict import TensorDict
 
 from verl.sdpo.adapters.engine import MODEL_TYPE
-from verl.sdpo.teacher import make_teacher
+from verl.sdpo.adapters.weights import make_teacher
 from verl.single_controller.base.decorator import Dispatch, make_nd_compute_dataproto_dispatch_fn, register
 from verl.utils import tensordict_utils as tu
 from verl.utils.config import omega_conf_to_dataclass
@@ -24,9 +24,8 @@ class SelfDistillationWorker(ActorRolloutRefWorker):
     def init_model(self):
         super().init_model()
         actor_config = omega_conf_to_dataclass(self.config.actor)
-        self.settings = actor_config.self_distillation
         reference = self.ref.engine if self.ref is not None else None
-        self.teacher = make_teacher(self.settings, reference, self.actor.engine)
+        self.teacher = make_teacher(actor_config.self_distillation, reference, self.actor.engine)
         self.actor.engine.set_up_distillation(actor_config, self.teacher)
 
     @register(dispatch_mode=make_nd_compute_dataproto_dispatch_fn(mesh_name="actor"))
@@ -34,9 +33,7 @@ class SelfDistillationWorker(ActorRolloutRefWorker):
         output = super().update_actor(data)
         # With param_offload the student's weights may still be on their way to the host (verl/utils/fsdp_utils.py:197).
         get_torch_device().synchronize()
-        if self.settings.teacher_update_interval == "step":
-            self.teacher.update()
-        distance = self.teacher.distance()
+        distance = self.teacher.after_training_step()
         if output is not None:
             tu.get(output, "metrics")["self_distillation/teacher_student_distance"] = [distance]
         return output

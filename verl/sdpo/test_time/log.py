@@ -1,6 +1,7 @@
 """The log of one search: a header line with its configuration, then one JSON line per attempt, in order.
 
-Names end in `.attempts.jsonl`. A log is complete when its last attempt is confirmed or the budget is used up.
+Names end in `.attempts.jsonl`. A log is complete when an attempt is confirmed or the budget is used up; one whose
+header says `pool: true` only when the budget is used up.
 """
 
 import fcntl
@@ -40,6 +41,17 @@ def read_log(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     return config, records
 
 
+def result_fields(result: dict[str, Any]) -> dict[str, Any]:
+    """A result of `grading.grade` as fields of the log."""
+    metrics = {key: value for key, value in result.items() if key not in ("score", "hidden", "confirmed")}
+    return {
+        "reward": result["score"],
+        "confirmed": result["confirmed"],
+        "hidden": result["hidden"],
+        "metrics": metrics,
+    }
+
+
 class AttemptLog:
     """Appends attempts, and goes on where an interrupted run stopped.
 
@@ -73,7 +85,8 @@ class AttemptLog:
             raise ValueError(f"{self.path} was begun differently: {changes}. Repeat that, or take another run name.")
 
     def _write(self, entry: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(entry, ensure_ascii=False).encode() + b"\n")
+        # A lone half of a surrogate pair, which JSON can escape and UTF-8 cannot hold, stays an escape.
+        self._file.write(json.dumps(entry, ensure_ascii=False).encode(errors="backslashreplace") + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())
 
@@ -105,12 +118,14 @@ class AttemptLog:
 
     @property
     def solved(self) -> bool:
-        return bool(self.records) and self.records[-1]["confirmed"]
+        return any(record["confirmed"] for record in self.records)
 
     @property
     def left(self) -> int:
         """Attempts that may still be made."""
-        return 0 if self.solved else max(self.config["budget"] - len(self.records), 0)
+        if self.solved and not self.config.get("pool"):
+            return 0
+        return max(self.config["budget"] - len(self.records), 0)
 
     def close(self) -> None:
         self._file.close()
@@ -118,6 +133,9 @@ class AttemptLog:
 
 def conclusion(log: AttemptLog) -> str:
     question = log.config["question_id"]
+    if log.config.get("pool"):
+        confirmed = sum(record["confirmed"] for record in log.records)
+        return f"{question}: {confirmed} of {len(log.records)} attempts confirmed on the hidden tests. {log.path}"
     if log.solved:
         return f"{question}: SOLVED by attempt {len(log.records)}, confirmed on the hidden tests. {log.path}"
     return f"{question}: not solved within the budget of {len(log.records)} attempts. {log.path}"

@@ -6,10 +6,9 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from verl.sdpo.config import LOSS_MODE
+from verl.sdpo.config import LOSS_MODE, TEST_TIME_MODE
 from verl.sdpo.test_time.grading import Question, read_question
-from verl.sdpo.test_time.log import AttemptLog
-from verl.sdpo.test_time.search import result_fields
+from verl.sdpo.test_time.log import AttemptLog, result_fields
 
 # The reward function of such a training, which calls another one for the public and for the hidden tests.
 CONFIRMING = "pkg://verl.sdpo.test_time.grading"
@@ -101,6 +100,7 @@ def validate_test_time(config: DictConfig) -> None:
     reward = config["reward"]["custom_reward_function"]["path"]
     for key, value, expected in (
         ("actor_rollout_ref.actor.policy_loss.loss_mode", loss_mode, LOSS_MODE),
+        ("trainer.v1.trainer_mode", config["trainer"]["v1"]["trainer_mode"], TEST_TIME_MODE),
         ("data.train_batch_size", config["data"]["train_batch_size"], 1),
         ("reward.custom_reward_function.path", reward, CONFIRMING),
     ):

@@ -8,10 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from verl.sdpo.test_time.engines import ChatTokenizer, Sampling, ServerEngine, VllmEngine
+from baseline_multiturn.engines import ChatTokenizer, Sampling, ServerEngine, VllmEngine
+from baseline_multiturn.search import Engine, Search
 from verl.sdpo.test_time.grading import GRADERS, Question, grade_question, load_reward_function, read_question
 from verl.sdpo.test_time.log import SUFFIX, AttemptLog, conclusion
-from verl.sdpo.test_time.search import Engine, Search
 
 # Flags that change where a run happens, and not what it samples.
 _NOT_CONFIG = {

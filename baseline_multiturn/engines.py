@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
-from verl.sdpo.test_time.search import Chat, Generation
+from baseline_multiturn.search import Chat, Generation
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class ChatTokenizer:
         self._options = {**chat_template_kwargs, "add_generation_prompt": True, "return_dict": False}
 
     def encode(self, chat: Chat) -> list[int]:
-        return self._tokenizer.apply_chat_template(chat, **self._options)
+        return cast(list[int], self._tokenizer.apply_chat_template(chat, **self._options))
 
 
 class VllmEngine:
@@ -47,7 +47,7 @@ class VllmEngine:
         if on_cpu():
             # See docs/verl-notes.md: a seeded request whose prompt is read in chunks fails on vLLM's CPU build.
             options |= {"enforce_eager": True, "enable_chunked_prefill": False, "max_num_batched_tokens": length}
-        self._llm = vllm.LLM(model, max_model_len=length, **options)
+        self._llm: Any = vllm.LLM(model, max_model_len=length, **options)
 
     def count_tokens(self, chat: Chat) -> int:
         return len(self._tokenizer.encode(chat))
@@ -81,7 +81,7 @@ class ServerEngine:
 
         import openai
 
-        self._client = openai.OpenAI(base_url=url, api_key=os.environ.get("OPENAI_API_KEY", "none"))
+        self._client: Any = openai.OpenAI(base_url=url, api_key=os.environ.get("OPENAI_API_KEY", "none"))
         self._model, self._tokenizer, self._sampling = model, tokenizer, sampling
 
     def count_tokens(self, chat: Chat) -> int:

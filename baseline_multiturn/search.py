@@ -7,15 +7,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-from verl.sdpo.config import SelfDistillationConfig
-from verl.sdpo.reprompt import fill, text_of
+from verl.sdpo.reprompt import text_of
 from verl.sdpo.test_time.grading import SUCCESS, Question
-from verl.sdpo.test_time.log import AttemptLog
+from verl.sdpo.test_time.log import AttemptLog, result_fields
 
 Chat = list[dict[str, Any]]
 
 TEMPLATES = ("feedback_only", "attempt_and_feedback")
-CLOSING = SelfDistillationConfig.reprompt_template.rpartition("\n\n")[2]
+# The words of the paper's teacher prompt (Table 2), here the baseline's own: SDPO's templates can be configured.
+HEADER = "The following is feedback from your unsuccessful earlier attempt:"
+CLOSING = "Correctly solve the original question."
 # Graders wait for the sandbox, which has its own limit on running programs.
 GRADING_THREADS = 16
 
@@ -54,7 +55,7 @@ class Search:
         return zlib.crc32(f"{self.log.config['seed']}/{attempt}".encode())
 
     def make(self, chat: Chat, count: int, **fields: Any) -> None:
-        """Sample the next `count` attempts with one prompt, grade them, log them up to the first confirmed one."""
+        """Sample the next `count` attempts with one prompt, grade them, log them while the search goes on."""
         first, started = len(self.log.records) + 1, time.monotonic()
         prompt_tokens = self.engine.count_tokens(chat)
         generations = self.engine.generate(chat, [self.attempt_seed(first + i) for i in range(count)])
@@ -69,7 +70,7 @@ class Search:
                     **result_fields(result),
                 )
                 self.report(self._progress(record, time.monotonic() - started), record)
-                if record["confirmed"]:
+                if not self.log.left:
                     return
 
     def _progress(self, record: dict[str, Any], seconds: float) -> str:
@@ -84,19 +85,8 @@ class Search:
         )
 
 
-def result_fields(result: dict[str, Any]) -> dict[str, Any]:
-    """A result of `grading.grade` as fields of the log."""
-    metrics = {key: value for key, value in result.items() if key not in ("score", "hidden", "confirmed")}
-    return {
-        "reward": result["score"],
-        "confirmed": result["confirmed"],
-        "hidden": result["hidden"],
-        "metrics": metrics,
-    }
-
-
 def best_of_k(search: Search, batch: int) -> None:
-    """Sample the question itself, `batch` attempts at a time, until one is confirmed or the budget is used up."""
+    """Sample the question itself, `batch` attempts at a time, until the log is complete."""
     _check_question(search)
     while search.log.left:
         search.make(search.question.messages, min(batch, search.log.left))
@@ -154,8 +144,7 @@ def _exchange(turn: Turn) -> Chat:
 
 
 def _say(feedbacks: Sequence[str]) -> str:
-    """Feedback in the words of SDPO's teacher prompt."""
-    section = fill(SelfDistillationConfig.feedback_template, feedback_raw="\n\n".join(feedbacks)).strip()
+    section = "\n\n".join([HEADER, *feedbacks]).rstrip()
     return f"{section}\n\n{CLOSING}"
 
 

@@ -1,0 +1,177 @@
+"""From rollouts to teacher rows, without verl: a token is a character."""
+
+import pytest
+import torch
+
+from verl.sdpo.config import SelfDistillationConfig
+from verl.sdpo.reprompt import Rollout, TeacherPrompt
+from verl.sdpo.teacher_rows import Sample, TeacherRowBuilder
+
+MESSAGES = [{"role": "user", "content": "What is the weather in Rome?"}]
+WEATHER, ALARM = ({"type": "function", "function": {"name": name}} for name in ("weather", "alarm"))
+# Short enough for a test's expectations.
+TEMPLATES = {
+    "reprompt_template": "{prompt}{solution}{feedback}",
+    "solution_template": "|right: {successful_previous_attempt}",
+    "feedback_template": "|told: {feedback_raw}",
+}
+
+
+def encode(text):
+    return [ord(character) for character in text]
+
+
+def decode(ids):
+    return "".join(map(chr, ids))
+
+
+def builder(*, tokenize_chat=None, tool_schemas=None, **block):
+    return TeacherRowBuilder(
+        SelfDistillationConfig(**{**TEMPLATES, "max_grader_error_rate": 0.25, **block}),
+        tokenize_chat=tokenize_chat or (lambda messages, tools: encode(f"<{messages[-1]['content']}>")),
+        encode=encode,
+        decode=decode,
+        tool_schemas=tool_schemas or {},
+    )
+
+
+def sample(question, response, score=0.0, *, attempt=0, feedback=None, is_padding=False, grader_error=False):
+    """The student read [question], so that its prompt can be told from the teacher's."""
+    graded = not (is_padding or grader_error)
+    messages = [{"role": "user", "content": question}]
+    return Sample(
+        Rollout(question, attempt, messages, response, score, feedback, graded),
+        prompt_ids=torch.tensor(encode(f"[{question}]")),
+        response_ids=torch.tensor(encode(response)),
+        is_padding=is_padding,
+        reward={"grader_error": grader_error},
+    )
+
+
+def texts(rows):
+    return [decode(row.tolist()) for row in rows.input_ids]
+
+
+def test_every_row_gets_the_prompt_of_its_own_teacher_before_its_own_response():
+    """Prompt lengths by hand: 18 for the demonstration, 22 for the feedback; rows without a target do not count."""
+    rows = builder().build(
+        [
+            sample("capital?", "Rome", feedback="Paris"),
+            sample("2+2?", "five", attempt=1, feedback="too much"),
+            sample("why?", "because"),
+            sample("2+2?", "four", score=1.0),
+            sample("2+2?", "$", attempt=2, feedback="too much", is_padding=True),
+        ],
+        step=3,
+    )
+    assert all(row.dtype == torch.int64 for row in rows.input_ids)
+    assert texts(rows) == [
+        "<capital?|told: Paris>Rome",
+        "<2+2?|right: four>five",
+        "[why?]because",
+        "[2+2?]four",
+        "[2+2?]$",
+    ]
+    assert rows.targets.tolist() == [1.0, 1.0, 0.0, 0.0, 0.0]
+    assert rows.metrics["self_distillation/teacher_prompt_length/mean"] == 20
+    assert rows.metrics["self_distillation/teacher_prompt_length/max"] == 22
+    assert rows.metrics["self_distillation/reprompt_sample_fraction"] == 0.5
+    assert rows.warning is None
+
+
+def test_a_step_without_a_target_keeps_the_rows_of_the_student_and_says_the_likely_reason():
+    rows = builder(include_environment_feedback=False, success_reward_threshold=0.5).build(
+        [
+            sample("2+2?", "four", score=0.25, feedback="no"),
+            sample("why?", "because"),
+            sample("why?", "fill", score=9.0, is_padding=True),
+        ],
+        step=3,
+    )
+    assert texts(rows) == ["[2+2?]four", "[why?]because", "[why?]fill"]
+    assert rows.targets.tolist() == [0.0, 0.0, 0.0]
+    assert "self_distillation/teacher_prompt_length/mean" not in rows.metrics
+    for words in (
+        "step 3: NO TARGET",
+        "Best score 0.25 against success_reward_threshold=0.5;",
+        "1 of 3 samples came with feedback (include_environment_feedback=False)",
+        "0 lost theirs to max_reprompt_len=10240",
+    ):
+        assert words in rows.warning
+
+
+def test_a_target_that_truncation_took_away_is_none():
+    rows = builder(max_reprompt_len=8).build([sample("2+2?", "five", feedback="too much")], step=3)
+    assert "1 lost theirs to max_reprompt_len=8" in rows.warning
+    assert rows.targets.tolist() == [0.0]
+    assert rows.prompts == [TeacherPrompt([{"role": "user", "content": "2+2?"}], truncated=True)]
+    assert "self_distillation/teacher_prompt_length/mean" not in rows.metrics
+
+
+def graded_samples(errors, padding):
+    """A step's samples, each with whether its grader broke."""
+    return [sample("q", "x", grader_error=error) for error in errors] + [
+        sample("q", "x", grader_error=error, is_padding=True) for error in padding
+    ]
+
+
+@pytest.mark.parametrize(
+    ("errors", "padding", "rate"),
+    [([False] * 4, [True], 0.0), ([True] + [False] * 4, [], 0.2), ([True] + [False] * 3, [True], 0.25)],
+    ids=["none", "below", "at the limit"],
+)
+def test_a_few_broken_graders_are_counted(errors, padding, rate):
+    rows = builder().build(graded_samples(errors, padding), step=3)
+    assert rows.metrics["self_distillation/grader_error_fraction"] == rate
+
+
+@pytest.mark.parametrize(
+    ("errors", "padding", "share"),
+    [([True, True, False, False], [], r"50\.0% of 4"), ([True, False, False], [False], r"33\.3% of 3")],
+    ids=["many", "few but for the padding"],
+)
+def test_too_many_broken_graders_stop_the_training(errors, padding, share):
+    with pytest.raises(RuntimeError, match=rf"step 3: {share} samples could not be graded, .*error_rate=0\.25\."):
+        builder().build(graded_samples(errors, padding), step=3)
+
+
+def list_tools(messages, tools):
+    """A chat template that lists the names of the tools, then the last message."""
+    names = [tool["function"]["name"] for tool in tools or []]
+    return [*map(len, names), len(messages[-1]["content"])]
+
+
+def with_tools(prompt_ids, tool_selection=None):
+    return Sample(
+        Rollout("group", 0, MESSAGES, "", 0.0),
+        prompt_ids=torch.tensor(prompt_ids),
+        response_ids=torch.tensor([1]),
+        tool_selection=tool_selection,
+    )
+
+
+@pytest.mark.parametrize(
+    ("prompt_ids", "tool_selection", "shown"),
+    [
+        ([7, 5, 28], None, [WEATHER, ALARM]),
+        ([5, 7, 28], ["alarm", "unknown", "weather"], [ALARM, WEATHER]),
+        ([5, 28], ["alarm"], [ALARM]),
+        ([28], ["alarm"], None),
+        ([28], None, None),
+    ],
+    ids=["all", "chosen order", "chosen", "a loop without tools", "another such"],
+)
+def test_the_teacher_sees_the_tools_that_the_student_saw(prompt_ids, tool_selection, shown):
+    tools = {"weather": WEATHER, "alarm": ALARM}
+    rows = builder(tokenize_chat=list_tools, tool_schemas=tools)
+    assert rows.tools_shown(with_tools(prompt_ids, tool_selection), step=3) == shown
+
+
+def test_a_loop_that_changes_the_prompt_is_refused():
+    rows = builder(tokenize_chat=list_tools, tool_schemas={"weather": WEATHER})
+    with pytest.raises(ValueError, match=r"step 3: the agent loop gave the student '\\x01\\x1c'"):
+        rows.tools_shown(with_tools([1, 28]), step=3)
+
+
+def test_without_tools_nothing_is_compared():
+    assert builder(tokenize_chat=list_tools).tools_shown(with_tools([1]), step=3) is None

@@ -1,0 +1,84 @@
+"""The code that the pages show runs."""
+
+import re
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+import torch
+
+from verl.sdpo.config import SelfDistillationConfig, defaults
+from verl.sdpo.head import TokenStatistics
+from verl.sdpo.objective import OBJECTIVES, Divergence, Tokens
+from verl.sdpo.reprompt import DEMONSTRATIONS, RepromptConfig, Rollout, build_teacher_prompts
+from verl.sdpo.teacher import TEACHERS
+
+PAGE = Path(__file__).parents[1] / "docs" / "algorithm.md"
+
+
+@pytest.fixture
+def examples(monkeypatch):
+    """Runs the page from top to bottom, and forgets what it registered."""
+    for choices in (OBJECTIVES, TEACHERS, DEMONSTRATIONS):
+        for name in choices:
+            monkeypatch.setitem(choices, name, choices[name])
+    before = [set(choices) for choices in (OBJECTIVES, TEACHERS, DEMONSTRATIONS)]
+    page: dict = {"__name__": "page"}
+    for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL):
+        exec(block, page)
+    yield page
+    for choices, names in zip((OBJECTIVES, TEACHERS, DEMONSTRATIONS), before, strict=True):
+        for name in set(choices) - names:
+            del choices[name]
+
+
+def test_the_objective_weighs_tokens_by_the_teachers_entropy(examples):
+    """Two tokens whose teacher has the entropies 0 and 2 nats, beta 1/2: weights 1 and 1/e."""
+    config = SelfDistillationConfig(objective="entropy-weighted", entropy_beta=0.5, is_clip=None, distillation_topk=1)
+    assert config.ignored == {}
+    topk = torch.tensor([[0.5], [0.5]]).log()
+    student = TokenStatistics(topk[:, 0], torch.zeros(2), None, topk, torch.zeros(2, 1, dtype=torch.long))
+    teacher = student._replace(entropy=torch.tensor([0.0, 2.0]), topk_log_probs=torch.tensor([[0.9], [0.9]]).log())
+    tokens = Tokens(torch.tensor([0, 0]), torch.tensor([2]))
+    plain = Divergence(config.objective.config)
+    parts = [objective(student, teacher, tokens, torch.ones(2))[0] for objective in (config.objective, plain)]
+    assert parts[0].item() == pytest.approx(parts[1].item() / 2 * (1 + torch.tensor(-1.0).exp().item()))
+    assert parts[1] > 0
+
+
+def test_the_teacher_slows_down_and_resumes(examples):
+    class Weights:
+        rates: ClassVar[list[float]] = []
+
+        def follow(self, rate):
+            self.rates.append(rate)
+
+    config = SelfDistillationConfig(teacher_regularization="slowing", teacher_update_rate=0.5)
+    assert config.teacher_kind.moves and config.teacher_kind.saves
+    teacher = config.teacher_kind(config.teacher, student=None, reference=None, weights=Weights())
+    for _ in range(3):
+        teacher.after_training_step()
+    assert Weights.rates == pytest.approx([1 / 2, 1 / 4, 1 / 6])
+    assert teacher.state == {"steps": 3}
+
+
+def test_the_demonstration_is_the_last_success(examples):
+    rule = SelfDistillationConfig(demonstration_choice="last").demonstrations
+    question = [{"role": "user", "content": "?"}]
+    rollouts = [Rollout("group", i, question, text, 1.0) for i, text in enumerate(("one", "two", "three"))]
+    shown = [prompt.demonstration for prompt in build_teacher_prompts(rollouts, RepromptConfig(), rule, step=0)]
+    assert shown == ["three", "three", "two"]
+
+
+def test_the_head_computes_in_double(examples):
+    head = examples["DoubleHead"](torch.tensor([1]), Divergence(Divergence.Config(distillation_topk=2)).outcomes)
+    statistics = head(torch.ones(1, 3), torch.nn.Linear(3, 5))
+    assert statistics.topk_log_probs.dtype == torch.float64
+
+
+def test_every_key_of_the_block_is_on_the_page_with_its_default():
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \|", (PAGE.parent / "training.md").read_text(), re.MULTILINE)
+    block = {name: default for name, default in rows if name in defaults()}
+    assert set(block) == set(defaults())
+    for name, default in defaults().items():
+        assert block[name] in (f"`{default}`", "the authors'"), name

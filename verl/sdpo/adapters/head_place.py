@@ -1,0 +1,34 @@
+"""Putting a head of ours in the place of a model's own, at the positions that predict response tokens."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+from verl.sdpo.model import Rows
+
+
+@contextmanager
+def head_replaced(model: torch.nn.Module, positions: torch.Tensor, at_head: Callable) -> Iterator[None]:
+    """Let `at_head` stand in for the language-model head, at `positions` of the flattened (B * L) hidden states.
+
+    It runs inside the head's own call, where FSDP has gathered its weight and autocast is on. A teacher prompt of 10k
+    tokens times the vocabulary would be the largest tensor of the step, and none of it is needed. `logits_to_keep` of
+    transformers keeps the same columns of every row, which does not fit rows with prompts of different lengths.
+    """
+    head = model.get_output_embeddings()
+    # FSDP1 may have wrapped it: what it gathers then is the inner module's.
+    head = getattr(head, "_fsdp_wrapped_module", head)
+    head.forward = lambda hidden: at_head(hidden.flatten(0, 1).index_select(0, positions), head)
+    try:
+        yield
+    finally:
+        del head.forward
+
+
+def predicting_positions(rows: Rows, wanted: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
+    """(N,), the places that predict the wanted response tokens, where row b begins at starts[b]."""
+    first = starts + rows.input_ids.offsets().diff() - rows.response_lens - 1
+    row, step = wanted.nonzero(as_tuple=True)
+    # What stands at place i predicts token i + 1.
+    return first[row] + step

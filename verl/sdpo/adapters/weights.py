@@ -1,0 +1,150 @@
+"""The teacher's models and weights in verl's FSDP engines.
+
+`reference` is the engine of verl's colocated ref model, `student` that of the actor. Both are wrapped alike, so that
+their parameters pair up shard by shard.
+"""
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
+
+from verl.sdpo.adapters.engine import SelfDistillationEngine
+from verl.sdpo.checks import BLOCK
+from verl.sdpo.config import SelfDistillationConfig
+from verl.sdpo.model import Result, Rows
+from verl.sdpo.teacher import Teacher
+from verl.utils.checkpoint.fsdp_checkpoint_manager import FSDPCheckpointManager
+from verl.utils.device import get_device_id
+
+CHECKPOINT_FOLDER = "teacher"
+STATE_FILE = "state.json"
+
+
+def reshard(module: torch.nn.Module) -> None:
+    """Make every FSDP unit forget its gathered parameters, so that its next forward reads the shards.
+
+    After a forward without gradient the root unit (embeddings, final norm, lm_head) of FSDP1 stays gathered, and would
+    go on serving the old weights after its shard has been changed in place.
+    """
+    for unit in FSDP.fsdp_modules(module):
+        # Until the first forward FSDP1 has gathered nothing, and has not made the attributes that `reshard` reads.
+        if unit._handle is not None and hasattr(unit._handle.flat_param, "_local_shard"):
+            # A single rank has nothing gathered to free, and FSDP1 refuses to.
+            unit._handle.reshard(free_unsharded_flat_param=unit._handle.uses_sharded_strategy)
+    for unit in module.modules():
+        if isinstance(unit, FSDPModule):
+            unit.reshard()
+
+
+def _shards(module: torch.nn.Module) -> Iterator[torch.Tensor]:
+    """This rank's part of every parameter, sharing its storage."""
+    for parameter in module.parameters():
+        yield parameter.to_local() if hasattr(parameter, "to_local") else parameter.data
+
+
+class ReferenceModel:
+    """The reference as a `Model`."""
+
+    def __init__(self, engine: SelfDistillationEngine):
+        self.engine = engine
+
+    def run(self, rows: Rows, wanted: torch.Tensor, at_head: Callable[..., Result]) -> Result:
+        with self.engine.eval_mode(disable_auto_offload=True):
+            return self.engine.run(rows, wanted, at_head)
+
+
+class StudentAsTeacher:
+    """The student as a `Model` that scores: without dropout, and unseen by what verl does with a training forward.
+
+    Activation offload counts the layers of a forward, and would take this one for a part of the student's own.
+    """
+
+    def __init__(self, engine: SelfDistillationEngine):
+        self.engine = engine
+
+    def run(self, rows: Rows, wanted: torch.Tensor, at_head: Callable[..., Result]) -> Result:
+        self.engine.module.eval()
+        try:
+            return self.engine.run(rows, wanted, at_head)
+        finally:
+            self.engine.module.train()
+
+
+class ReferenceWeights:
+    """See `Weights`."""
+
+    def __init__(self, reference: SelfDistillationEngine, student: SelfDistillationEngine):
+        self.reference = reference
+        self.student = student
+
+    def follow(self, rate: float) -> float:
+        return self._pass(rate)
+
+    def distance(self) -> float:
+        return self._pass(0.0)
+
+    @torch.no_grad()
+    def _pass(self, rate: float) -> float:
+        """One pass over all shards, which may rest in ordinary memory: move them, and measure where they are then."""
+        reshard(self.reference.module)
+        device = get_device_id()
+        squares = torch.zeros(2, dtype=torch.float64, device=device)
+        for shard, student_shard in zip(_shards(self.reference.module), _shards(self.student.module), strict=True):
+            assert shard.shape == student_shard.shape, (shard.shape, student_shard.shape)
+            # On the accelerator: both may rest in ordinary memory, where Ray leaves few threads to a worker.
+            reference, student = shard.to(device), student_shard.to(device)
+            if rate:
+                reference = torch.lerp(reference, student.to(reference.dtype), rate)
+                shard.copy_(reference)
+            norms = [torch.linalg.vector_norm(each, dtype=torch.float64) for each in (reference - student, student)]
+            squares += torch.stack(norms).square()
+        torch.distributed.all_reduce(squares, group=self.student.get_data_parallel_group())
+        difference, norm = squares.sqrt().tolist()
+        return difference / norm if norm else math.nan
+
+    def save(self, folder: str, global_step: int, state: dict[str, Any]) -> None:
+        reshard(self.reference.module)
+        path = os.path.join(folder, CHECKPOINT_FOLDER)
+        self._checkpoint_manager().save_checkpoint(path, global_step=global_step)
+        if torch.distributed.get_rank() == 0:
+            with open(os.path.join(path, STATE_FILE), "w") as file:
+                json.dump(state, file)
+
+    def load(self, folder: str) -> dict[str, Any]:
+        path = os.path.join(folder, CHECKPOINT_FOLDER)
+        if not os.path.isdir(path):
+            raise FileNotFoundError(
+                f"{path}: the checkpoint holds no teacher, but {BLOCK}.teacher_regularization names one that is not "
+                "the initial model any more. Resume from a checkpoint of such a run, or start anew with "
+                "trainer.resume_mode=disable."
+            )
+        reshard(self.reference.module)
+        self._checkpoint_manager().load_checkpoint(path)
+        with open(os.path.join(path, STATE_FILE)) as file:
+            return json.load(file)
+
+    def _checkpoint_manager(self) -> FSDPCheckpointManager:
+        contents = {"save_contents": ["model"], "load_contents": ["model"]}
+        return FSDPCheckpointManager(
+            model=self.reference.module,
+            processing_class=self.reference.model_config.get_processor(),
+            checkpoint_config=contents,
+        )
+
+
+def make_teacher(
+    config: SelfDistillationConfig, reference: SelfDistillationEngine | None, student: SelfDistillationEngine
+) -> Teacher:
+    """The teacher that the configuration names; `reference` is None where nothing asked verl for a ref model."""
+    return config.teacher_kind(
+        config.teacher,
+        student=StudentAsTeacher(student),
+        reference=ReferenceModel(reference) if reference is not None else None,
+        weights=ReferenceWeights(reference, student) if reference is not None else None,
+    )

@@ -1,0 +1,134 @@
+"""One micro-batch: which tokens count, what the student says of them, what the teacher says, the loss.
+
+Shapes: `B` sequences of the micro-batch, `T` response tokens of its longest response, `N` response tokens that are
+compared. Everything that knows of FSDP, of packing and of ranks stands behind `Model` and
+`any_rank` (adapters/engine.py).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+
+from verl.sdpo.head import EagerHead, TokenStatistics
+from verl.sdpo.model import Model, Rows
+from verl.sdpo.objective import Denominators, Objective, Tokens, token_weights
+from verl.sdpo.teacher import Teacher
+
+
+@dataclass(frozen=True)
+class Regularizer:
+    """verl's entropy bonus and KL penalty to a fixed reference, over all response tokens (`ppo_loss`)."""
+
+    entropy_coeff: float
+    kl_coef: float
+    """0: none."""
+    kl_penalty: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    """(N,) log-probabilities of model and reference -> (N,), verl's."""
+
+    @property
+    def is_active(self) -> bool:
+        return self.entropy_coeff != 0 or self.kl_coef != 0
+
+    def __call__(
+        self, student: TokenStatistics, ref_log_probs_N: torch.Tensor | None, weights_N: torch.Tensor
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        loss, metrics = student.entropy.new_zeros(()), {}
+        if self.entropy_coeff != 0:
+            entropy = (student.entropy * weights_N).sum()
+            metrics["actor/entropy_loss"] = entropy
+            loss = loss - self.entropy_coeff * entropy
+        if self.kl_coef != 0:
+            kl = (self.kl_penalty(student.log_probs, ref_log_probs_N) * weights_N).sum()
+            metrics["actor/kl_loss"] = kl
+            loss = loss + self.kl_coef * kl
+        return loss, metrics
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    student_rows: Rows
+    teacher_rows: Rows
+    token_ids: torch.Tensor
+    """(B, T), the responses, padded."""
+    response_mask: torch.Tensor
+    """(B, T) bool, true on tokens that the model wrote."""
+    targets: torch.Tensor
+    """(B,) bool, whether the row's teacher knows something."""
+    temperature: float
+    loss_agg_mode: str
+    with_target: Denominators
+    """Of the global mini-batch's tokens and sequences that have a target."""
+    of_all: Denominators
+    """Of all its tokens and sequences."""
+    old_log_probs: torch.Tensor | None = None
+    """(B, T)."""
+    rollout_is_weights: torch.Tensor | None = None
+    """(B, T)."""
+    ref_log_prob: torch.Tensor | None = None
+    """(B, T), of the fixed reference of the KL penalty."""
+
+
+def micro_step(
+    batch: MicroBatch,
+    *,
+    student: Model,
+    teacher: Teacher,
+    objective: Objective,
+    regularizer: Regularizer,
+    any_rank: Callable[[torch.Tensor], bool],
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Loss and metrics of one micro-batch; both add up over micro-batches and average over ranks.
+
+    All ranks run the same forwards, with or without targets of their own, so that FSDP's collectives match; a
+    micro-batch in which no rank has a target skips the teacher.
+    """
+    distilled_BT = batch.response_mask & batch.targets.unsqueeze(-1)
+    wanted_BT = batch.response_mask if regularizer.is_active else distilled_BT
+    head = EagerHead(
+        batch.token_ids[wanted_BT],
+        objective.outcomes,
+        temperature=batch.temperature,
+        entropy_has_gradient=regularizer.entropy_coeff != 0,
+    )
+    ours = student.run(batch.student_rows, wanted_BT, head)
+    # Attached to the graph: the backward pass of a micro-batch without targets has collectives too.
+    loss, metrics = ours.log_probs.sum() * 0.0, {}
+    if any_rank(batch.targets.any()):
+        compared = ours.at(distilled_BT[wanted_BT]) if regularizer.is_active else ours
+        theirs = _teacher_statistics(batch, teacher, distilled_BT, replace(head, topk_indices=compared.topk_indices))
+        loss, metrics = _distill(batch, objective, compared, theirs, distilled_BT)
+    if regularizer.is_active:
+        weights_N = token_weights(Tokens.of(wanted_BT), batch.loss_agg_mode, batch.of_all)
+        ref_log_probs_N = None if batch.ref_log_prob is None else batch.ref_log_prob[wanted_BT]
+        penalty, more = regularizer(ours, ref_log_probs_N, weights_N)
+        loss, metrics = loss + penalty, metrics | more
+    return loss, metrics
+
+
+@torch.no_grad()
+def _teacher_statistics(
+    batch: MicroBatch, teacher: Teacher, distilled_BT: torch.Tensor, head: EagerHead
+) -> TokenStatistics:
+    """At the distilled tokens. Rows without a target are left out; a rank that has none runs a single token along."""
+    rows = batch.teacher_rows.select(batch.targets)
+    # The rows of a rank without targets have no wanted token.
+    wanted_BT = distilled_BT[batch.targets] if batch.targets.any() else distilled_BT[:1]
+    head = replace(head, token_ids=batch.token_ids[distilled_BT], entropy_has_gradient=False)
+    return teacher.statistics(rows, wanted_BT, head)
+
+
+def _distill(
+    batch: MicroBatch,
+    objective: Objective,
+    student: TokenStatistics,
+    teacher: TokenStatistics,
+    distilled_BT: torch.Tensor,
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    tokens = Tokens.of(distilled_BT, old_log_probs=batch.old_log_probs, rollout_is_weights=batch.rollout_is_weights)
+    denominators = batch.of_all if objective.config.denominator == "all" else batch.with_target
+    loss, reports = objective(student, teacher, tokens, token_weights(tokens, batch.loss_agg_mode, denominators))
+    reports |= {"student_entropy": student.entropy.detach(), "teacher_entropy": teacher.entropy}
+    means_N = token_weights(tokens, "token-mean", batch.with_target)
+    metrics = {f"self_distillation/{name}": (values * means_N).sum() for name, values in reports.items()}
+    return loss, {"actor/pg_loss": loss.detach(), **metrics}

@@ -1,0 +1,246 @@
+"""Objectives: numbers of student and teacher at N tokens in, one loss out (arXiv 2601.20802).
+
+Shapes: `N` distilled tokens of a micro-batch, flat; `B` its sequences; `K` compared outcomes. The student's tensors
+carry gradient, the teacher's never do (they are detached here once more). docs/algorithm.md says which equation of the
+paper is which class, and how to add one.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+
+from verl.sdpo.checks import BLOCK, is_number, is_positive_int, require, require_bool, require_choice, require_fraction
+from verl.sdpo.head import SAMPLED_TOKEN, Outcomes, TokenStatistics
+
+# Largest log-mass that the top-k may hold before the tail is computed: log(1 - e^x) diverges at 0.
+MAX_TOPK_LOG_MASS = -1e-7
+MAX_ABS_LOG_RATIO = 20.0
+LOSS_AGG_MODES = ("token-mean", "token-sum", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm")
+DENOMINATORS = ("targets", "all")
+
+# Weights of tokens and sequences
+
+
+@dataclass(frozen=True)
+class Denominators:
+    """What the losses of all micro-batches and ranks are divided by: counts of the *global* mini-batch."""
+
+    tokens: float
+    sequences: float
+    dp_size: int = 1
+    """Data-parallel ranks, whose gradients FSDP averages."""
+    loss_scale_factor: float = 1.0
+    """Tokens that `seq-mean-token-sum-norm` divides by."""
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Which sequence each of N tokens belongs to, and what the rollout says of it."""
+
+    rows: torch.Tensor
+    """(N,), index of the token's sequence."""
+    row_lens: torch.Tensor
+    """(B,), how many of the N tokens each sequence has."""
+    old_log_probs: torch.Tensor | None = None
+    """(N,), of the policy at the beginning of the training step."""
+    rollout_is_weights: torch.Tensor | None = None
+    """(N,), truncated importance weights of the trainer against the inference engine."""
+
+    @classmethod
+    def of(cls, mask_BT: torch.Tensor, **values_BT: torch.Tensor | None) -> "Tokens":
+        """The tokens where `mask_BT` (bool) is true, row by row."""
+        flat = {name: None if values is None else values[mask_BT] for name, values in values_BT.items()}
+        return cls(mask_BT.nonzero()[:, 0], mask_BT.sum(-1), **flat)
+
+
+def token_weights(tokens: Tokens, loss_agg_mode: str, denominators: Denominators) -> torch.Tensor:
+    """The weight, (N,), of each token's loss in the loss of the global mini-batch.
+
+    Every aggregation of verl (`agg_loss`, verl/trainer/ppo/core_algos.py) is `sum_t weight_t loss_t`, with, up to the
+    factor `dp_size`: token-mean 1/tokens, token-sum 1, seq-mean-token-sum 1/sequences, seq-mean-token-mean
+    1/(sequences * tokens of its sequence), seq-mean-token-sum-norm 1/(sequences * loss_scale_factor). So the parts of
+    all micro-batches add up, and data-parallel ranks average, to the loss of the whole mini-batch.
+
+    Raises:
+        ValueError: on an unknown mode.
+    """
+    per_sequence = denominators.dp_size / max(float(denominators.sequences), 1.0)
+    constant = {
+        "token-mean": denominators.dp_size / max(float(denominators.tokens), 1.0),
+        "token-sum": float(denominators.dp_size),
+        "seq-mean-token-sum": per_sequence,
+        "seq-mean-token-sum-norm": per_sequence / denominators.loss_scale_factor,
+    }
+    if loss_agg_mode in constant:
+        return torch.full_like(tokens.rows, constant[loss_agg_mode], dtype=torch.float64)
+    if loss_agg_mode == "seq-mean-token-mean":
+        return per_sequence / tokens.row_lens[tokens.rows].double()
+    raise ValueError(f"loss_agg_mode={loss_agg_mode!r}: expected one of {', '.join(LOSS_AGG_MODES)}.")
+
+
+# Divergences
+
+
+def add_tail(log_probs: torch.Tensor) -> torch.Tensor:
+    """Append the log-probability of everything outside the top-k, (..., K) -> (..., K + 1) (App. A.3, Eq. 11)."""
+    mass = torch.logsumexp(log_probs, dim=-1, keepdim=True).clamp(max=MAX_TOPK_LOG_MASS)
+    return torch.cat([log_probs, torch.log(-torch.expm1(mass))], dim=-1)
+
+
+def kl_divergence(p_log: torch.Tensor, q_log: torch.Tensor) -> torch.Tensor:
+    """KL(p || q) in nats over the last axis."""
+    return (p_log.exp() * (p_log - q_log)).sum(-1)
+
+
+def divergence(student_log: torch.Tensor, teacher_log: torch.Tensor, alpha: float) -> torch.Tensor:
+    """Divergence per token, (..., K) -> (...), in nats.
+
+    alpha 0: KL(teacher || student). alpha 1: KL(student || teacher), Eq. 1. Between, with m = (1-alpha) student +
+    alpha teacher: (1-alpha) KL(student || m) + alpha KL(teacher || m), which is *not* continuous at the ends (it
+    vanishes there), so the ends are their own cases, as in the authors' code.
+    """
+    if alpha == 0.0:
+        return kl_divergence(teacher_log, student_log)
+    if alpha == 1.0:
+        return kl_divergence(student_log, teacher_log)
+    mixture = torch.logaddexp(student_log + math.log1p(-alpha), teacher_log + math.log(alpha))
+    return (1 - alpha) * kl_divergence(student_log, mixture) + alpha * kl_divergence(teacher_log, mixture)
+
+
+# Objectives
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """What every objective knows."""
+
+    is_clip: float | None = 2.0
+    """Upper bound of the importance ratio pi / pi_old that weighs each token; null: no weight."""
+
+    denominator: str = "targets"
+    """What `actor.loss_agg_mode` divides by. targets: the tokens or sequences that have a teacher; all: all of the
+    mini-batch. The published numbers, GRPO's too, were made with seq-mean-token-mean and all."""
+
+    def __post_init__(self):
+        require("is_clip", self.is_clip, lambda v: v is None or (is_number(v) and v > 0), "a number > 0, or null")
+        require_choice("denominator", self.denominator, DENOMINATORS)
+
+
+@dataclass(frozen=True)
+class AlphaConfig(ObjectiveConfig):
+    alpha: float = 0.5
+    """0.0: forward KL(teacher || student); 1.0: reverse KL(student || teacher); between: generalised JSD."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        require_fraction("alpha", self.alpha)
+
+
+class Objective:
+    """One way to compare student and teacher. A subclass says how, per token."""
+
+    Config: ClassVar[type[ObjectiveConfig]]
+    outcomes: Outcomes
+    """What it reads of both models, besides the sampled token."""
+
+    def __init__(self, config: Any):
+        self.config = config
+
+    def compare(self, student: TokenStatistics, teacher: TokenStatistics) -> tuple[torch.Tensor, torch.Tensor]:
+        """Loss per token, (N,), and the reverse KL that is reported, (N,)."""
+        raise NotImplementedError
+
+    def weigh(self, student: TokenStatistics, teacher: TokenStatistics) -> torch.Tensor | float:
+        """A further weight of each token, (N,), without gradient."""
+        return 1.0
+
+    def __call__(
+        self, student: TokenStatistics, teacher: TokenStatistics, tokens: Tokens, weights: torch.Tensor
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """
+        Args:
+            student, teacher: at the same N tokens, with the objective's `outcomes`.
+            weights: (N,), see `token_weights`.
+
+        Returns:
+            `sum_t weight_t w_t loss_t`, where w_t is the importance ratio stopgrad(min(pi / pi_old, is_clip)) times the
+            rollout weight (App. A.4); and what to report of every token, (N,) each.
+        """
+        loss, reverse_kl = self.compare(student, teacher)
+        reports = {"kl": reverse_kl, "is_clip_fraction": torch.zeros_like(reverse_kl)}
+        if student.topk_log_probs is not None:
+            reports["tail_mass"] = 1 - student.topk_log_probs.detach().exp().sum(-1)
+        if self.config.is_clip is not None and tokens.old_log_probs is not None:
+            log_ratio = (student.log_probs.detach() - tokens.old_log_probs).clamp(-MAX_ABS_LOG_RATIO, MAX_ABS_LOG_RATIO)
+            ratio = log_ratio.exp()
+            reports["is_clip_fraction"] = (ratio > self.config.is_clip).to(loss.dtype)
+            loss = loss * ratio.clamp(max=self.config.is_clip)
+        if tokens.rollout_is_weights is not None:
+            loss = loss * tokens.rollout_is_weights
+        return (loss * self.weigh(student, teacher) * weights.to(loss.dtype)).sum(), reports
+
+
+class Divergence(Objective):
+    """Logit level: a divergence of next-token distributions (Eq. 1), over all tokens or the student's top-k."""
+
+    @dataclass(frozen=True)
+    class Config(AlphaConfig):
+        distillation_topk: int | None = 100
+        """Tokens of the student's distribution that are compared; null compares the full vocabulary."""
+
+        distillation_add_tail: bool = True
+        """Lump the probability outside the top-k into one extra bucket; False renormalises over the top-k."""
+
+        def __post_init__(self):
+            super().__post_init__()
+            require(
+                "distillation_topk",
+                self.distillation_topk,
+                lambda v: v is None or is_positive_int(v),
+                "a whole number >= 1, or null for the full vocabulary",
+            )
+            require_bool("distillation_add_tail", self.distillation_add_tail)
+
+    @property
+    def outcomes(self) -> Outcomes:  # type: ignore[override]
+        topk = self.config.distillation_topk
+        return Outcomes(all=True) if topk is None else Outcomes(topk=topk)
+
+    def compare(self, student: TokenStatistics, teacher: TokenStatistics) -> tuple[torch.Tensor, torch.Tensor]:
+        ours, theirs = self._compared(student), self._compared(teacher).detach()
+        return divergence(ours, theirs, self.config.alpha), kl_divergence(ours.detach(), theirs)
+
+    def _compared(self, statistics: TokenStatistics) -> torch.Tensor:
+        """(N, K) log-probabilities that sum to one."""
+        if self.config.distillation_topk is None:
+            return statistics.all_log_probs
+        if self.config.distillation_add_tail:
+            return add_tail(statistics.topk_log_probs)
+        return F.log_softmax(statistics.topk_log_probs, dim=-1)
+
+
+class SampledToken(Objective):
+    """The sampled token alone: stopgrad(log s - log t) log s, an estimate of the reverse KL's gradient (Eq. 2)."""
+
+    @dataclass(frozen=True)
+    class Config(AlphaConfig):
+        def __post_init__(self):
+            super().__post_init__()
+            if self.alpha != 1.0:
+                raise ValueError(
+                    f"{BLOCK}.alpha={self.alpha} together with {BLOCK}.full_logit_distillation=False: one sampled "
+                    "token can only estimate the reverse KL. Set alpha=1.0, or full_logit_distillation=True."
+                )
+
+    outcomes = SAMPLED_TOKEN
+
+    def compare(self, student: TokenStatistics, teacher: TokenStatistics) -> tuple[torch.Tensor, torch.Tensor]:
+        log_ratio = (student.log_probs - teacher.log_probs).detach()
+        return log_ratio * student.log_probs, log_ratio
+
+
+OBJECTIVES: Mapping[str, type[Objective]] = {"divergence": Divergence, "sampled-token": SampledToken}

@@ -1,0 +1,156 @@
+"""From a step's rollouts to what the teacher reads: its prompt before the student's own response, for every sample."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from verl.sdpo.checks import BLOCK
+from verl.sdpo.config import SelfDistillationConfig
+from verl.sdpo.reprompt import (
+    Message,
+    Rollout,
+    TeacherPrompt,
+    build_teacher_prompts,
+    fit_teacher_prompt,
+    has_feedback,
+    reprompt_metrics,
+)
+
+Tool = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One rollout as tokens."""
+
+    rollout: Rollout
+    prompt_ids: torch.Tensor
+    """(prompt length,), what the student read."""
+    response_ids: torch.Tensor
+    """(response length,)."""
+    is_padding: bool = False
+    """Not a rollout: fills the batch up."""
+    tool_selection: Sequence[str] | None = None
+    """Names of the tools that this sample's agent loop shows; None: all."""
+    reward: Mapping[str, Any] = field(default_factory=dict)
+    """All that the reward function returned."""
+
+    @property
+    def grader_error(self) -> bool:
+        """Whether the reward function could not grade it."""
+        return bool(self.reward.get("grader_error", False))
+
+
+@dataclass(frozen=True)
+class TeacherRows:
+    """What a step adds to its batch, in the order of the samples."""
+
+    input_ids: list[torch.Tensor]
+    """(teacher prompt + response,) each; the student's own row where the teacher knows nothing."""
+    targets: torch.Tensor
+    """(B,) float, 1 where the teacher knows something."""
+    prompts: list[TeacherPrompt]
+    metrics: dict[str, float]
+    warning: str | None
+    """What to tell the user of a step that teaches nothing."""
+
+
+@dataclass(frozen=True)
+class TeacherRowBuilder:
+    """Makes the teacher's rows of a step."""
+
+    config: SelfDistillationConfig
+    tokenize_chat: Callable[[Sequence[Message], Sequence[Tool] | None], list[int]]
+    """Messages and tools -> token ids of the prompt, generation header included."""
+    encode: Callable[[str], list[int]]
+    decode: Callable[[list[int]], str]
+    tool_schemas: Mapping[str, Tool] = field(default_factory=dict)
+    """Of all tools that the student may use, by name."""
+
+    def build(self, samples: Sequence[Sample], step: int) -> TeacherRows:
+        """
+        Raises:
+            ValueError: when the student's prompt is not its messages in the chat template, or nothing of a prompt that
+                is too long may be cut.
+            RuntimeError: when too many samples could not be graded.
+        """
+        metrics = {"self_distillation/grader_error_fraction": self._grader_error_rate(samples, step)}
+        rollouts = [sample.rollout for sample in samples]
+        prompts = build_teacher_prompts(rollouts, self.config.reprompt, self.config.demonstrations, step)
+        rows, prompt_lens = [], []
+        for i, sample in enumerate(samples):
+            prompt_ids = sample.prompt_ids
+            if prompts[i].has_target:
+                prompts[i], token_ids = self._fit(prompts[i], sample, step)
+                prompt_ids = torch.tensor(token_ids, dtype=prompt_ids.dtype)
+            if prompts[i].has_target:
+                prompt_lens.append(len(prompt_ids))
+            rows.append(torch.cat([prompt_ids, sample.response_ids]))
+
+        metrics |= reprompt_metrics(rollouts, prompts, self.config.reprompt)
+        if prompt_lens:
+            metrics["self_distillation/teacher_prompt_length/mean"] = sum(prompt_lens) / len(prompt_lens)
+            metrics["self_distillation/teacher_prompt_length/max"] = max(prompt_lens)
+        targets = torch.tensor([float(prompt.has_target) for prompt in prompts])
+        warning = None if prompt_lens else self._no_target(rollouts, prompts, step)
+        return TeacherRows(rows, targets, prompts, metrics, warning)
+
+    def _grader_error_rate(self, samples: Sequence[Sample], step: int) -> float:
+        """The share of samples that the reward function could not grade; an error when they are many."""
+        errors = [sample.grader_error for sample in samples if not sample.is_padding]
+        rate, limit = sum(errors) / len(errors), self.config.reprompt.max_grader_error_rate
+        if rate > limit:
+            raise RuntimeError(
+                f"step {step}: {rate:.1%} of {len(errors)} samples could not be graded, more than "
+                f"{BLOCK}.max_grader_error_rate={limit}. Their rewards would be noise. "
+                "Look for the grader's own error above, mend it, and resume from the last checkpoint."
+            )
+        return rate
+
+    def _fit(self, prompt: TeacherPrompt, sample: Sample, step: int) -> tuple[TeacherPrompt, list[int]]:
+        tools = self.tools_shown(sample, step)
+        return fit_teacher_prompt(
+            prompt,
+            sample.rollout,
+            self.config.reprompt,
+            tokenize_chat=lambda chat: self.tokenize_chat(chat, tools),
+            encode=self.encode,
+            decode=self.decode,
+        )
+
+    def tools_shown(self, sample: Sample, step: int) -> list[Tool] | None:
+        """Schemas of the tools in the student's own prompt: a sample may choose its agent loop and its tools.
+
+        Raises:
+            ValueError: when the student's prompt is not its messages in the chat template, with or without tools.
+        """
+        if not self.tool_schemas:
+            return None
+        # As verl's ToolAgentLoop chooses them (verl/experimental/agent_loop/tool_agent_loop.py:156).
+        names = sample.tool_selection or self.tool_schemas
+        selected = [self.tool_schemas[name] for name in names if name in self.tool_schemas]
+        prompt_ids = sample.prompt_ids.tolist()
+        for tools in (selected, None):
+            if self.tokenize_chat(sample.rollout.messages, tools) == prompt_ids:
+                return tools
+        raise ValueError(
+            f"step {step}: the agent loop gave the student {self.decode(prompt_ids)!r}, "
+            "which is not the chat template's text for the sample's messages, so no teacher prompt can be made that "
+            "differs by the reprompt only. Use verl's single-turn or tool agent loop, or put what your loop adds into "
+            "the data."
+        )
+
+    def _no_target(self, rollouts: Sequence[Rollout], prompts: Sequence[TeacherPrompt], step: int) -> str:
+        config = self.config.reprompt
+        best = max((rollout.score for rollout in rollouts if rollout.graded), default=float("nan"))
+        return (
+            f"step {step}: NO TARGET. No sample has a demonstration or usable feedback, so this step teaches nothing. "
+            f"Best score {best:.3g} against success_reward_threshold={config.success_reward_threshold:.3g}; "
+            f"{sum(map(has_feedback, rollouts))} of {len(rollouts)} samples came with feedback "
+            f"(include_environment_feedback={config.include_environment_feedback}); "
+            f"{sum(prompt.truncated for prompt in prompts)} lost theirs to max_reprompt_len={config.max_reprompt_len}. "
+            "A lone success is no demonstration for itself: raise rollout.n, lower the threshold, start from easier "
+            "tasks, let the reward function return feedback, or raise max_reprompt_len."
+        )

@@ -8,26 +8,27 @@ import pytest
 import torch
 
 from verl.sdpo.config import SelfDistillationConfig, defaults
-from verl.sdpo.head import TokenStatistics
+from verl.sdpo.head import HEADS, TokenStatistics
 from verl.sdpo.objective import OBJECTIVES, Divergence, Tokens
 from verl.sdpo.reprompt import DEMONSTRATIONS, RepromptConfig, Rollout, build_teacher_prompts
 from verl.sdpo.teacher import TEACHERS
 
+REGISTRIES = (OBJECTIVES, TEACHERS, DEMONSTRATIONS, HEADS)
 PAGE = Path(__file__).parents[1] / "docs" / "algorithm.md"
 
 
 @pytest.fixture
 def examples(monkeypatch):
     """Runs the page from top to bottom, and forgets what it registered."""
-    for choices in (OBJECTIVES, TEACHERS, DEMONSTRATIONS):
+    for choices in REGISTRIES:
         for name in choices:
             monkeypatch.setitem(choices, name, choices[name])
-    before = [set(choices) for choices in (OBJECTIVES, TEACHERS, DEMONSTRATIONS)]
+    before = [set(choices) for choices in REGISTRIES]
     page: dict = {"__name__": "page"}
     for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL):
         exec(block, page)
     yield page
-    for choices, names in zip((OBJECTIVES, TEACHERS, DEMONSTRATIONS), before, strict=True):
+    for choices, names in zip(REGISTRIES, before, strict=True):
         for name in set(choices) - names:
             del choices[name]
 

@@ -28,6 +28,7 @@ DEFAULTS = {
     "environment_feedback_only_without_solution": True,
     # Ours.
     "objective": "divergence",
+    "head": "chunked",
     "denominator": "targets",
     "self_success_as_solution": False,
     "demonstration_choice": "first",
@@ -54,6 +55,7 @@ def test_defaults():
         ("success_reward_threshold", True),
         ("success_reward_threshold", float("nan")),
         ("objective", "best"),
+        ("head", "fused"),
         ("denominator", "half"),
         ("self_success_as_solution", "yes"),
         ("teacher_regularization", "none"),

@@ -37,8 +37,9 @@ def test_gradient_does_not_depend_on_ranks_and_micro_batches(ranks, strategy, mo
         {"settings": {"teacher_regularization": "trust-region", "teacher_update_rate": 0.3}},
         {"settings": {"teacher_regularization": "live"}, "use_no_sync_for_gradient_accumulation": False},
         {"settings": {"teacher_regularization": "live"}, "use_orig_params": True},
+        {"settings": {"teacher_regularization": "live", "head": "eager"}},
     ],
-    ids=["frozen", "live", "trust-region", "live-sync", "live-orig-params"],
+    ids=["frozen", "live", "trust-region", "live-sync", "live-orig-params", "live-eager"],
 )
 def test_teacher_forward_of_the_student_leaves_its_gradient_intact(two_ranks, strategy, models, options):
     two_ranks.run(check_gradient_over_steps, path=models["untied"], strategy=strategy, options=options)

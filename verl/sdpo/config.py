@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from verl.sdpo.checks import BLOCK, require_bool, require_choice
+from verl.sdpo.head import HEADS
 from verl.sdpo.objective import OBJECTIVES, Objective
 from verl.sdpo.reprompt import DEMONSTRATIONS, Demonstrations, RepromptConfig
 from verl.sdpo.teacher import TEACHERS
@@ -36,7 +37,12 @@ class Choices:
     demonstration_choice: str = "first"
     """Which success of the group is shown. first: the first one, as the authors; random: any."""
 
+    head: str = "chunked"
+    """How the statistics of next-token distributions are computed: a name in `HEADS`. chunked: some tokens at a time;
+    eager: all logits at once, to compare with."""
+
     def __post_init__(self):
+        require_choice("head", self.head, HEADS)
         require_choice("objective", self.objective, OBJECTIVES)
         require_bool("full_logit_distillation", self.full_logit_distillation)
         require_choice("teacher_regularization", self.teacher_regularization, TEACHERS)
@@ -62,6 +68,7 @@ class SelfDistillationConfig:
         choices: the keys that chose the classes.
         objective: how student and teacher are compared.
         teacher_kind, teacher: the class of the teacher, and its frozen configuration.
+        head: the class that computes the statistics.
         reprompt, demonstrations: what the teacher reads, and which success it is shown.
         ignored: keys that differ from their default and that none of the chosen classes reads.
 
@@ -82,6 +89,7 @@ class SelfDistillationConfig:
         self.reprompt = _take(RepromptConfig, values)
         objective = OBJECTIVES[choices.objective if choices.full_logit_distillation else "sampled-token"]
         self.objective: Objective = objective(_take(objective.Config, values))
+        self.head = HEADS[choices.head]
         rule = DEMONSTRATIONS[choices.demonstration_choice]
         self.demonstrations: Demonstrations = rule(_take(rule.Config, values))
         parts = (choices, self.teacher, self.reprompt, self.objective.config, self.demonstrations.config)

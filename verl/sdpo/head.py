@@ -4,6 +4,7 @@ Shapes: `N` tokens of a flat batch, `D` hidden size, `V` vocabulary, `K` compare
 logarithms of distributions over the *whole* vocabulary at the rollout temperature.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,6 +13,9 @@ import torch.nn.functional as F
 
 # Rows of logits whose entropy is computed at once, so that no second (N, V) tensor is ever alive.
 ENTROPY_CHUNK = 256
+# Tokens whose logits are alive at once: few where memory moves slowly, more where a matrix product wants to be filled.
+CHUNK_TOKENS = 128
+CHUNK_TOKENS_ON_ACCELERATOR = 1024
 
 
 @dataclass(frozen=True)
@@ -102,3 +106,106 @@ def _entropy(logits_NV: torch.Tensor, log_normalizer_N1: torch.Tensor) -> torch.
     """Entropy in nats, (N,), of softmax(logits)."""
     chunks = zip(logits_NV.split(ENTROPY_CHUNK), log_normalizer_N1.split(ENTROPY_CHUNK), strict=True)
     return torch.cat([z.squeeze(-1) - ((x - z).exp() * x).sum(-1) for x, z in chunks])
+
+
+class ChunkedHead(EagerHead):
+    """The same statistics without an (N, V) tensor: logits of some tokens at a time, once more in the backward pass.
+
+    Memory beyond the gradients does not depend on N. Where an objective reads the whole vocabulary, or logits of two
+    models are mixed, it computes what the eager head does.
+    """
+
+    def __call__(self, hidden_ND: torch.Tensor, output_embedding: torch.nn.Linear) -> TokenStatistics:
+        if self.outcomes.all:
+            return super().__call__(hidden_ND, output_embedding)
+        weight_VD, bias_V = output_embedding.weight, output_embedding.bias
+        return TokenStatistics(*_ChunkedStatistics.apply(hidden_ND, weight_VD, bias_V, self))
+
+
+class _ChunkedStatistics(torch.autograd.Function):
+    """(log_probs, entropy, None, topk_log_probs, topk_indices) of hidden states; see `TokenStatistics`."""
+
+    @staticmethod
+    def forward(ctx, hidden_ND, weight_VD, bias_V, head: EagerHead):
+        dtype = _compute_dtype(hidden_ND)
+        weight, bias = weight_VD.to(dtype), None if bias_V is None else bias_V.to(dtype)
+        parts = [
+            _of_chunk(head, chunk).reduce(_logits(hidden_ND[chunk].to(dtype), weight, bias, head.temperature))
+            for chunk in _chunks(hidden_ND)
+        ]
+        columns = zip(*parts, strict=True)
+        log_probs, entropy, _, topk, indices = (None if part[0] is None else torch.cat(part) for part in columns)
+        # The weight as it came, which FSDP frees and gathers again; not the copy in the compute dtype.
+        ctx.save_for_backward(hidden_ND, weight_VD, bias_V, indices, entropy)
+        ctx.head, ctx.dtype = head, dtype
+        if indices is not None:
+            ctx.mark_non_differentiable(indices)
+        if not head.entropy_has_gradient:
+            ctx.mark_non_differentiable(entropy)
+        return log_probs, entropy, None, topk, indices
+
+    @staticmethod
+    def backward(ctx, grad_sampled, grad_entropy, _, grad_topk, __):
+        """dL/dz = scatter(g_topk) + onehot(g_sampled) - softmax(z) (sum of both) - g_entropy p (log p + H)."""
+        hidden_ND, weight_VD, bias_V, indices, entropy = ctx.saved_tensors
+        head, dtype = ctx.head, ctx.dtype
+        weight, bias = weight_VD.to(dtype), None if bias_V is None else bias_V.to(dtype)
+        wide = torch.promote_types(dtype, torch.float32)
+        grad_hidden = torch.empty_like(hidden_ND)
+        grad_weight = torch.zeros_like(weight_VD, dtype=wide) if ctx.needs_input_grad[1] else None
+        grad_bias = torch.zeros_like(bias_V, dtype=wide) if bias_V is not None else None
+        for chunk in _chunks(hidden_ND):
+            hidden = hidden_ND[chunk].to(dtype)
+            log_p = _logits(hidden, weight, bias, head.temperature).to(wide)
+            log_p -= torch.logsumexp(log_p, dim=-1, keepdim=True)
+            p = log_p.exp()
+            total = grad_sampled[chunk] if grad_topk is None else grad_sampled[chunk] + grad_topk[chunk].sum(-1)
+            grad_logits = p * -total.unsqueeze(-1)
+            if head.entropy_has_gradient:
+                grad_logits -= grad_entropy[chunk].unsqueeze(-1) * p * (log_p + entropy[chunk].unsqueeze(-1))
+            grad_logits.scatter_add_(-1, head.token_ids[chunk].unsqueeze(-1), grad_sampled[chunk].unsqueeze(-1))
+            if grad_topk is not None:
+                grad_logits.scatter_add_(-1, indices[chunk], grad_topk[chunk])
+            if head.temperature != 1.0:
+                grad_logits /= head.temperature
+            if grad_bias is not None:
+                grad_bias += grad_logits.sum(0)
+            grad_logits = grad_logits.to(dtype)
+            grad_hidden[chunk] = grad_logits @ weight
+            if grad_weight is not None:
+                _accumulate(grad_weight, grad_logits, hidden)
+        grad_weight = None if grad_weight is None else grad_weight.to(weight_VD.dtype)
+        return grad_hidden, grad_weight, None if grad_bias is None else grad_bias.to(bias_V.dtype), None
+
+
+def _chunks(hidden_ND: torch.Tensor) -> list[slice]:
+    """Slices of the tokens; one, empty, of none."""
+    size = CHUNK_TOKENS if hidden_ND.device.type == "cpu" else CHUNK_TOKENS_ON_ACCELERATOR
+    return [slice(start, start + size) for start in range(0, max(len(hidden_ND), 1), size)]
+
+
+def _of_chunk(head: EagerHead, chunk: slice) -> EagerHead:
+    indices = None if head.topk_indices is None else head.topk_indices[chunk]
+    return EagerHead(head.token_ids[chunk], head.outcomes, topk_indices=indices)
+
+
+def _compute_dtype(hidden: torch.Tensor) -> torch.dtype:
+    """What a matrix product has here; autocast does not reach into a function of our own."""
+    device = hidden.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+
+
+def _logits(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, temperature: float) -> torch.Tensor:
+    logits = F.linear(hidden, weight, bias)
+    return logits if temperature == 1.0 else logits / temperature
+
+
+def _accumulate(grad_weight: torch.Tensor, grad_logits: torch.Tensor, hidden: torch.Tensor) -> None:
+    """grad_weight += grad_logits^T hidden, in the wide dtype."""
+    if grad_weight.dtype == hidden.dtype:
+        grad_weight.addmm_(grad_logits.T, hidden)
+    else:
+        grad_weight += grad_logits.T @ hidden
+
+
+HEADS: Mapping[str, type[EagerHead]] = {"chunked": ChunkedHead, "eager": EagerHead}

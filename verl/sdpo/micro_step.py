@@ -75,6 +75,7 @@ def micro_step(
     student: Model,
     teacher: Teacher,
     objective: Objective,
+    head_kind: type[EagerHead],
     regularizer: Regularizer,
     any_rank: Callable[[torch.Tensor], bool],
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -85,7 +86,7 @@ def micro_step(
     """
     distilled_BT = batch.response_mask & batch.targets.unsqueeze(-1)
     wanted_BT = batch.response_mask if regularizer.is_active else distilled_BT
-    head = EagerHead(
+    head = head_kind(
         batch.token_ids[wanted_BT],
         objective.outcomes,
         temperature=batch.temperature,

@@ -11,10 +11,11 @@ import torch
 from tensordict import TensorDict
 
 from verl.sdpo.adapters.head_place import head_replaced, predicting_positions
-from verl.sdpo.head import SAMPLED_TOKEN, EagerHead
+from verl.sdpo.config import SelfDistillationConfig
+from verl.sdpo.head import SAMPLED_TOKEN, ChunkedHead
 from verl.sdpo.micro_step import MicroBatch, Regularizer, micro_step
 from verl.sdpo.model import Result, Rows
-from verl.sdpo.objective import Denominators, Objective
+from verl.sdpo.objective import Denominators
 from verl.sdpo.teacher import Teacher
 from verl.trainer.ppo.core_algos import kl_penalty
 from verl.utils import tensordict_utils as tu
@@ -32,7 +33,7 @@ class SelfDistillationEngine(FSDPEngineWithLMHead):
     """FSDP engine whose training step is SDPO."""
 
     actor_config: ActorConfig
-    objective: Objective
+    settings: SelfDistillationConfig
     teacher: Teacher
 
     def __init__(self, model_config, *args, **kwargs):
@@ -43,7 +44,7 @@ class SelfDistillationEngine(FSDPEngineWithLMHead):
     def set_up_distillation(self, actor_config: ActorConfig, teacher: Teacher) -> None:
         """Give the actor's engine its teacher; called once, after both models are built."""
         self.actor_config = actor_config
-        self.objective = actor_config.self_distillation.objective
+        self.settings = actor_config.self_distillation
         self.teacher = teacher
         self.regularizer = Regularizer(
             entropy_coeff=actor_config.entropy_coeff,
@@ -93,7 +94,8 @@ class SelfDistillationEngine(FSDPEngineWithLMHead):
             batch,
             student=self,
             teacher=self.teacher,
-            objective=self.objective,
+            objective=self.settings.objective,
+            head_kind=self.settings.head,
             regularizer=self.regularizer,
             any_rank=self._any_rank,
         )
@@ -136,7 +138,7 @@ class SelfDistillationEngine(FSDPEngineWithLMHead):
         rows = Rows(batch["input_ids"], batch["responses"].offsets().diff())
         width = int(rows.response_lens.max())
         wanted = torch.arange(width, device=rows.response_lens.device) < rows.response_lens.unsqueeze(-1)
-        head = EagerHead(batch["responses"].values(), SAMPLED_TOKEN, temperature=batch["temperature"])
+        head = ChunkedHead(batch["responses"].values(), SAMPLED_TOKEN, temperature=batch["temperature"])
         statistics = self.run(rows, wanted, head)
         offsets = batch["input_ids"].offsets()
         positions = predicting_positions(rows, wanted, offsets[:-1])

@@ -1,0 +1,141 @@
+"""Memory and time of one update's language-model heads: student forward and backward, teacher forward, loss.
+
+    python -m benchmarks.head [--json FILE]
+
+Variants: lean (`ChunkedHead`), eager (`EagerHead`), both at response positions; authors (the eager head at every place
+of the row, prompt included, as in the authors' code); floor (the gradients of weight and hidden states alone). Every
+variant runs in a process of its own, forked from this one, whose resident memory is sampled; the least of the repeats.
+"""
+
+import argparse
+import json
+import multiprocessing
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from verl.sdpo.head import HEADS
+from verl.sdpo.objective import Denominators, Divergence, Tokens, token_weights
+
+VARIANTS = ("floor", "lean", "eager", "authors")
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Shape:
+    """SmolLM2-135M's head, and a row of the quickstart made long."""
+
+    response: int = 1024
+    prompt: int = 1024
+    vocabulary: int = 49152
+    hidden: int = 576
+    topk: int = 100
+
+
+class PeakMemory:
+    """The most resident memory of this process beyond what it had at the start, in bytes."""
+
+    def __enter__(self) -> "PeakMemory":
+        self.start = self.peak = resident_bytes()
+        self.done = threading.Event()
+        self.thread = threading.Thread(target=self._sample, daemon=True)
+        self.thread.start()
+        return self
+
+    def _sample(self) -> None:
+        while not self.done.wait(0.001):
+            self.peak = max(self.peak, resident_bytes())
+
+    def __exit__(self, *_exception) -> None:
+        self.done.set()
+        self.thread.join()
+
+    @property
+    def bytes(self) -> int:
+        return self.peak - self.start
+
+
+def resident_bytes() -> int:
+    import psutil
+
+    return psutil.Process().memory_info().rss
+
+
+def make_step(variant: str, shape: Shape, dtype: torch.dtype) -> Callable[[], None]:
+    """What is measured; its inputs exist already."""
+    generator = torch.Generator().manual_seed(0)
+    tokens = shape.prompt + shape.response if variant == "authors" else shape.response
+    hidden = [torch.randn(tokens, shape.hidden, generator=generator).to(dtype) for _ in range(2)]
+    embedding = torch.nn.Linear(shape.hidden, shape.vocabulary, bias=False, dtype=dtype)
+    if variant == "floor":
+
+        def step() -> None:
+            embedding.weight.grad = torch.ones_like(embedding.weight)
+            hidden[0].grad = torch.ones_like(hidden[0])
+
+        return step
+    objective = Divergence(Divergence.Config(distillation_topk=shape.topk))
+    kind = HEADS["chunked" if variant == "lean" else "eager"]
+    head = kind(torch.randint(shape.vocabulary, (tokens,), generator=generator), objective.outcomes)
+    is_response = torch.arange(tokens) >= tokens - shape.response
+    mask = Tokens.of(torch.ones(1, shape.response, dtype=torch.bool))
+    weights = token_weights(mask, "token-mean", Denominators(shape.response, 1))
+    hidden[0].requires_grad_()
+
+    def step() -> None:
+        student = head(hidden[0], embedding)
+        with torch.no_grad():
+            teacher = replace(head, topk_indices=student.topk_indices)(hidden[1], embedding)
+        loss, _ = objective(student.at(is_response), teacher.at(is_response), mask, weights)
+        loss.backward()
+
+    return step
+
+
+def measure(variant: str, dtype: str, shape: Shape, connection) -> None:
+    step = make_step(variant, shape, DTYPES[dtype])
+    with PeakMemory() as memory:
+        start = time.perf_counter()
+        step()
+        seconds = time.perf_counter() - start
+    connection.send((memory.bytes / MIB, seconds))
+
+
+def best_of(variant: str, dtype: str, shape: Shape, repeats: int) -> dict:
+    context = multiprocessing.get_context("fork")
+    results = []
+    for _ in range(repeats):
+        here, there = context.Pipe()
+        process = context.Process(target=measure, args=(variant, dtype, shape, there))
+        process.start()
+        results.append(here.recv())
+        process.join()
+    peaks, seconds = zip(*results, strict=True)
+    return {"variant": variant, "dtype": dtype, "peak_mib": round(min(peaks), 1), "seconds": round(min(seconds), 3)}
+
+
+def table(rows: list[dict]) -> str:
+    lines = ["| variant | dtype | peak above inputs, MiB | seconds |", "|---|---|---:|---:|"]
+    lines += [f"| {row['variant']} | {row['dtype']} | {row['peak_mib']:.0f} | {row['seconds']:.2f} |" for row in rows]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, help="write the rows to this file too")
+    parser.add_argument("--repeats", type=int, default=2)
+    args = parser.parse_args()
+    shape = Shape()
+    rows = [best_of(variant, dtype, shape, args.repeats) for dtype in DTYPES for variant in VARIANTS]
+    print(f"{shape}, {torch.get_num_threads()} threads\n\n{table(rows)}")
+    if args.json:
+        args.json.write_text(json.dumps(rows, indent=1))
+
+
+if __name__ == "__main__":
+    main()

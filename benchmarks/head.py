@@ -74,11 +74,11 @@ def make_step(variant: str, shape: Shape, dtype: torch.dtype) -> Callable[[], No
     embedding = torch.nn.Linear(shape.hidden, shape.vocabulary, bias=False, dtype=dtype)
     if variant == "floor":
 
-        def step() -> None:
+        def gradients_alone() -> None:
             embedding.weight.grad = torch.ones_like(embedding.weight)
             hidden[0].grad = torch.ones_like(hidden[0])
 
-        return step
+        return gradients_alone
     objective = Divergence(Divergence.Config(distillation_topk=shape.topk))
     kind = HEADS["chunked" if variant == "lean" else "eager"]
     head = kind(torch.randint(shape.vocabulary, (tokens,), generator=generator), objective.outcomes)

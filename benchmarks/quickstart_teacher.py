@@ -11,7 +11,6 @@ Takes a few minutes on two cores; transformers generates, verl does not train.
 
 import argparse
 import random
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -83,15 +82,15 @@ def main() -> None:
     ]
     alone = {prompt: sum(rollout.score for rollout in rollouts if rollout.uid == prompt) / GROUP for prompt in tasks}
 
-    default = SelfDistillationConfig()
     changes = OmegaConf.load(CONFIG / "quickstart_sdpo.yaml").actor_rollout_ref.actor.self_distillation
     print("| the teacher reads | replies | student | teacher | teacher without any object |")
     print("| --- | ---: | ---: | ---: | ---: |")
-    for templates, block in (("default", default), ("quickstart", replace(default, **changes))):
+    for templates, block in (("default", {}), ("quickstart", changes)):
         # A threshold that no reply reaches makes all failed replies get feedback.
         for knowledge, threshold in (("demonstration", 1.0), ("feedback", 2.0)):
-            settings = replace(block, include_environment_feedback=True, success_reward_threshold=threshold)
-            prompts = build_teacher_prompts(rollouts, settings, seed="0")
+            shown = {"include_environment_feedback": True, "success_reward_threshold": threshold}
+            settings = SelfDistillationConfig(**{**block, **shown})
+            prompts = build_teacher_prompts(rollouts, settings.reprompt, settings.demonstrations, step=0)
             helped = [pair for pair in zip(rollouts, prompts, strict=True) if getattr(pair[1], knowledge) is not None]
             helped = random.Random(0).sample(helped, min(args.samples, len(helped)))
             replies = sample([prompt.messages for _, prompt in helped])

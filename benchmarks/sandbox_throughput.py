@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from verl.utils.reward_score.feedback.sandbox import Job, SandboxConfig, Status, TestInput, TestOutcome
 from verl.utils.reward_score.feedback.sandbox.jail.harness import PREAMBLE
@@ -82,7 +83,7 @@ def sandbox(program: str, text: str, answer: str, count: int) -> tuple[float, li
     start = time.perf_counter()
     check(pool.scheduler.run(jobs("all", count)))
     together = time.perf_counter() - start
-    alone = [seconds for job in jobs("alone", 100) for seconds in _timed(lambda job=job: pool.scheduler.run([job]))]
+    alone = [seconds for job in jobs("alone", 100) for seconds in _timed(partial(pool.scheduler.run, [job]))]
     pool.end()
     return together, alone
 

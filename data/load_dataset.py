@@ -1,6 +1,6 @@
 """Load a dataset from the Hugging Face Hub (or a local copy of it) as one JSON array of unified records.
 
-    python data/load_dataset.py --dataset_name Chemistry --output_path datasets/chemistry.json
+    python data/load_dataset.py --dataset-name Chemistry --output-path datasets/chemistry.json
     python data/load_dataset.py --list
 
 A record has: idx (its place in the filtered dataset), kind, dataset (verl's `data_source`), answer, elo, prompt,
@@ -12,9 +12,8 @@ import os
 import sys
 
 if not __package__:
-    # Started as a script: put the repository on the path in place of this folder, whose `inspect.py` would hide the
-    # standard library's from everything that imports it (dataclasses, to begin with).
-    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    # Started by its path: `data` is in the repository.
+    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 import argparse
 import importlib
@@ -188,17 +187,17 @@ def main(argv: list[str] | None = None) -> None:
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset_name", help="a name of --list")
-    parser.add_argument("--output_path", help="the JSON file to write")
-    parser.add_argument("--start_idx", type=int, default=0, help="first record to keep")
-    parser.add_argument("--num_el", type=int, help="number of records to keep (all)")
+    parser.add_argument("--dataset-name", "--dataset_name", help="a name of --list")
+    parser.add_argument("--output-path", "--output_path", help="the JSON file to write")
+    parser.add_argument("--start-idx", "--start_idx", type=int, default=0, help="first record to keep")
+    parser.add_argument("--num-el", "--num_el", type=int, help="number of records to keep (all)")
     parser.add_argument("--category", help="keep one category of gpqa-D, MMLU-Pro or verifiable-corpus")
     parser.add_argument("--revision", help="commit, branch or tag of the hub's repository instead of the pinned one")
     parser.add_argument("--source", help="a local copy: folder of the hub's repository; for tooluse a file")
     parser.add_argument("--list", action="store_true", help="print the table of datasets")
     args = parser.parse_args(argv)
     if not args.list and not (args.dataset_name and args.output_path):
-        parser.error("--dataset_name and --output_path are required (or --list)")
+        parser.error("--dataset-name and --output-path are required (or --list)")
     return args
 
 

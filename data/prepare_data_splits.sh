@@ -22,5 +22,5 @@ python=${PYTHON:-python}
 splits=${MY_DATA_SPLITS_DIR:-my_data_splits_dir}
 singles=${MY_DATA_SINGLES_DIR:-my_data_singles_dir}
 
-"$python" "$here/split_tests.py" --json_path "$1" --output_dir "$splits" --singles_dir "$singles"
-"$python" "$here/preprocess.py" --data_source "$splits" "$singles"/q_*/
+"$python" "$here/split_tests.py" --json-path "$1" --output-dir "$splits" --singles-dir "$singles"
+"$python" "$here/preprocess.py" --data-source "$splits" "$singles"/q_*/

@@ -1,14 +1,14 @@
 """Turn train.json and test.json (JSON array or JSON lines) of a folder into verl's train.parquet and test.parquet.
 
-python data/preprocess.py --data_source datasets/sciknoweval/chemistry
+python data/preprocess.py --data-source datasets/sciknoweval/chemistry
 """
 
 import os
 import sys
 
 if not __package__:
-    # See load_dataset.py: this folder must not be on the path.
-    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    # Started by its path: `data` is in the repository.
+    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 import argparse
 import hashlib
@@ -191,7 +191,12 @@ def preprocess(folder: str | os.PathLike, *, drop_leaks: bool = False) -> dict[s
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--data_source", required=True, nargs="+", metavar="DIR", help="folders with train and test.json"
+        "--data-source",
+        "--data_source",
+        required=True,
+        nargs="+",
+        metavar="DIR",
+        help="folders with train and test.json",
     )
     parser.add_argument("--drop-leaks", action="store_true", help="leave out train tasks whose prompt is in test")
     args = parser.parse_args(argv)

@@ -150,9 +150,10 @@ def _check_characters(value: object, text: str, where: str) -> None:
 def replacing(*paths: str | os.PathLike) -> Iterator[list[str]]:
     """Yield a temporary name beside each of `paths`; move them all into place if the block ends well, else delete them.
 
-    Parent folders are created. A reader therefore never sees a half-written file.
+    Parent folders are created. A reader therefore never sees a half-written file, not even where two processes write
+    the same one.
     """
-    temporary = [f"{os.fspath(path)}.partial" for path in paths]
+    temporary = [f"{os.fspath(path)}.partial{os.getpid()}" for path in paths]
     with ExitStack() as cleanup:
         for partial in map(Path, temporary):
             partial.parent.mkdir(parents=True, exist_ok=True)

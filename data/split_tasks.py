@@ -1,15 +1,15 @@
 """Split a dataset's tasks into train.json and test.json (JSON lines).
 
-    python data/split_tasks.py --json_path datasets/chemistry.json --output_dir datasets/sciknoweval/chemistry \\
-        --test_ratio 0.1 --seed 42
+    python data/split_tasks.py --json-path datasets/chemistry.json --output-dir datasets/sciknoweval/chemistry \\
+        --test-ratio 0.1 --seed 42
 """
 
 import os
 import sys
 
 if not __package__:
-    # See load_dataset.py: this folder must not be on the path.
-    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    # Started by its path: `data` is in the repository.
+    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 import argparse
 import math
@@ -32,7 +32,7 @@ def order(count: int, test_ratio: float, seed: int) -> tuple[np.ndarray, np.ndar
     """
     n_test = math.ceil(test_ratio * count)
     if not 0 < n_test < count:
-        raise DataError(f"--test_ratio {test_ratio} leaves a side of {count} tasks empty; it must be between 0 and 1.")
+        raise DataError(f"--test-ratio {test_ratio} leaves a side of {count} tasks empty; it must be between 0 and 1.")
     permutation = np.random.default_rng(seed).permutation(count)
     return permutation[n_test:], permutation[:n_test]
 
@@ -57,9 +57,11 @@ def split_tasks(json_path: str, output_dir: str, *, test_ratio: float, seed: int
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json_path", required=True, help="JSON array or JSON lines")
-    parser.add_argument("--output_dir", required=True)
-    parser.add_argument("--test_ratio", type=float, default=0.1, help="share of the tasks that go to test (0.1)")
+    parser.add_argument("--json-path", "--json_path", required=True, help="JSON array or JSON lines")
+    parser.add_argument("--output-dir", "--output_dir", required=True)
+    parser.add_argument(
+        "--test-ratio", "--test_ratio", type=float, default=0.1, help="share of the tasks that go to test (0.1)"
+    )
     parser.add_argument("--seed", type=int, default=42, help="seed of the permutation (42)")
     args = parser.parse_args(argv)
     train, test = split_tasks(args.json_path, args.output_dir, test_ratio=args.test_ratio, seed=args.seed)

@@ -1,8 +1,8 @@
 """Split the tests of code tasks: train.json has half of each task's tests, test.json has them all.
 
-    python data/split_tests.py --json_path datasets/lcb_v6.json --output_dir datasets/lcb_v6
+    python data/split_tests.py --json-path datasets/lcb_v6.json --output-dir datasets/lcb_v6
 
-Both files have the same tasks in the same order (JSON lines). `--singles_dir` also writes one folder q_{idx} per task,
+Both files have the same tasks in the same order (JSON lines). `--singles-dir` also writes one folder q_{idx} per task,
 with its train line four times (a batch of copies) and its test line.
 """
 
@@ -10,8 +10,8 @@ import os
 import sys
 
 if not __package__:
-    # See load_dataset.py: this folder must not be on the path.
-    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    # Started by its path: `data` is in the repository.
+    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 import argparse
 import json
@@ -83,9 +83,9 @@ def _write_single(folder: Path, train: dict, test: dict) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json_path", required=True, help="JSON array or JSON lines of code tasks")
-    parser.add_argument("--output_dir", required=True)
-    parser.add_argument("--singles_dir", help="also write one folder per task here")
+    parser.add_argument("--json-path", "--json_path", required=True, help="JSON array or JSON lines of code tasks")
+    parser.add_argument("--output-dir", "--output_dir", required=True)
+    parser.add_argument("--singles-dir", "--singles_dir", help="also write one folder per task here")
     args = parser.parse_args(argv)
     count = split_tests(args.json_path, args.output_dir, singles_dir=args.singles_dir)
     print(f"{args.output_dir}: {count} tasks; train keeps {SHARE_KEPT:.0%} of each task's tests, test has all")

@@ -14,8 +14,8 @@ class Entry:
 
     name: str
     family: str
-    dataset: str
-    kind: str
+    dataset: str | None
+    kind: str | None
     licence: str
     prompt: str
     repo: str | None = None
@@ -29,7 +29,7 @@ class Entry:
 
 
 def load_catalog() -> dict[str, Entry]:
-    """All datasets by the name that `--dataset_name` takes, in the order of the table."""
+    """All datasets by the name that `--dataset-name` takes, in the order of the table."""
     text = Path(__file__).with_name("catalog.yaml").read_text(encoding="utf-8")
     return {name: Entry(name=name, **columns) for name, columns in yaml.safe_load(text).items()}
 
@@ -66,8 +66,8 @@ def _cells(entry: Entry) -> list[str]:
         source or "local copy (`--source`)",
         (entry.revision or "not pinned")[:12] if entry.repo else "-",
         "; ".join(f"{column} {_condition(allowed)}" for column, allowed in entry.where.items()) or "-",
-        entry.dataset,
-        entry.kind,
+        entry.dataset or "each row's own",
+        entry.kind or "each row's own",
         "unknown" if entry.records is None else str(entry.records),
         entry.licence,
         entry.prompt,

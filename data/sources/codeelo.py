@@ -2,7 +2,7 @@
 
 from data.sources.catalog import Entry
 from data.sources.codeforces import as_html
-from data.sources.text import code_prompt, tests_json
+from data.sources.prompts import code_prompt, tests_json
 
 
 def to_record(row: dict, entry: Entry) -> dict:

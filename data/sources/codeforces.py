@@ -1,7 +1,7 @@
 """Codeforces problems with their official tests (open-r1/codeforces)."""
 
 from data.sources.catalog import Entry
-from data.sources.text import code_prompt, tests_json
+from data.sources.prompts import code_prompt, tests_json
 
 # Codeforces' most common limit, for the rows that have none.
 DEFAULT_TIME_LIMIT = 2.0

@@ -3,16 +3,17 @@
 import json
 
 from data.sources.catalog import Entry, load_catalog
-from data.sources.text import code_prompt, describe, math_prompt
+from data.sources.prompts import code_prompt, describe, math_prompt
 
 # Sources that the graders know by name; rows of other sources are graded by their kind.
-GRADED = {entry.dataset for entry in load_catalog().values()} | {"dapo_math"}
+GRADED = {entry.dataset for entry in load_catalog().values() if entry.dataset} | {"dapo_math"}
+KINDS = ("math", "code")
 
 
 def to_record(row: dict, entry: Entry) -> dict | None:
     """`row`: kind, dataset, problem, description, answer, tests, elo. None for kinds that need a model as a judge."""
     kind, problem = row["kind"], row["problem"]
-    if kind not in ("math", "code"):
+    if kind not in KINDS:
         return None
     prompt = math_prompt(problem) if kind == "math" else code_prompt(problem, json.loads(row["tests"])["time_limit"])
     return {

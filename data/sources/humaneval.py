@@ -3,7 +3,7 @@
 import ast
 
 from data.sources.catalog import Entry
-from data.sources.text import code_prompt, tests_json
+from data.sources.prompts import code_prompt, tests_json
 
 TIME_LIMIT = 5
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from data.records import DataError
 from data.sources.catalog import Entry
-from data.sources.text import code_prompt, describe, tests_json
+from data.sources.prompts import code_prompt, describe, tests_json
 
 # The time limit of LiveCodeBench's own runner.
 TIME_LIMIT = 6

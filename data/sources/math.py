@@ -4,7 +4,7 @@ import re
 
 from data.records import DataError
 from data.sources.catalog import Entry
-from data.sources.text import math_prompt
+from data.sources.prompts import math_prompt
 
 _BOXED = re.compile(r"\\boxed\{(.*)\}", re.DOTALL)
 
@@ -12,17 +12,17 @@ _BOXED = re.compile(r"\\boxed\{(.*)\}", re.DOTALL)
 def to_record(row: dict, entry: Entry) -> dict:
     """`row`: problem or question, and its answer: `answer`, `solution` (AIME 2024) or the end of `answer` (GSM8K)."""
     problem = row["problem"] if "problem" in row else row["question"]
-    return {"prompt": math_prompt(problem), "description": problem, "answer": _answer(row, entry.dataset)}
+    return {"prompt": math_prompt(problem), "description": problem, "answer": _answer(row, entry)}
 
 
-def _answer(row: dict, dataset: str) -> str:
-    if dataset == "gsm8k":
+def _answer(row: dict, entry: Entry) -> str:
+    if entry.dataset == "gsm8k":
         # All of it: a sign and thousands separators belong to the number.
         _, found, answer = row["answer"].rpartition("####")
         if not found or not answer.strip():
             raise DataError(f"no answer after '####' in {row['answer'][-80:]!r}.")
         return answer.strip()
-    if dataset == "aime24":
+    if entry.dataset == "aime24":
         boxed = _BOXED.fullmatch(row["solution"].strip())
         return boxed.group(1) if boxed else row["solution"].strip()
     # AMC's answers are stored as floating point numbers (27.0).

@@ -4,7 +4,7 @@ import ast
 
 from data.records import DataError
 from data.sources.catalog import Entry
-from data.sources.text import code_prompt, tests_json
+from data.sources.prompts import code_prompt, tests_json
 
 TIME_LIMIT = 5
 

@@ -5,13 +5,13 @@ python -m experiments.quickstart.make_data FOLDER [--train 256] [--heldout 64] [
 
 import argparse
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data.records import replacing
 from experiments.quickstart.environment import DATA_SOURCE, Task, make_tasks
 
 FILES = {"train": "train.parquet", "heldout": "test.parquet"}
@@ -30,12 +30,10 @@ def to_row(task: Task, split: str, index: int) -> dict[str, Any]:
 
 def write_data(folder: Path, counts: dict[str, int], seed: int) -> None:
     """Write one file per split."""
-    folder.mkdir(parents=True, exist_ok=True)
     for split, count in counts.items():
         rows = [to_row(task, split, index) for index, task in enumerate(make_tasks(split, count, seed))]
-        scratch = folder / f".{FILES[split]}.{os.getpid()}"
-        pq.write_table(pa.Table.from_pylist(rows), scratch)
-        os.replace(scratch, folder / FILES[split])
+        with replacing(folder / FILES[split]) as (partial,):
+            pq.write_table(pa.Table.from_pylist(rows), partial)
 
 
 if __name__ == "__main__":

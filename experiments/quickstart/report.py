@@ -5,11 +5,11 @@ python -m experiments.quickstart.report RUN_FOLDER... [--plot accuracy.png]
 
 import argparse
 import json
-import os
 import statistics
 from pathlib import Path
 from typing import Any
 
+from data.records import replacing
 from experiments.quickstart.environment import DATA_SOURCE
 
 HELDOUT = f"val-core/{DATA_SOURCE}/acc/mean@1"
@@ -89,10 +89,9 @@ def plot(runs: list[Run], target: Path) -> None:
     axes.set(xlabel="training step", ylabel="accuracy", ylim=(0, 1.03), title="held-out (thick) and training (thin)")
     axes.legend()
     axes.grid(alpha=0.3)
-    scratch = target.with_suffix(".tmp.png")
-    figure.savefig(scratch, dpi=120, bbox_inches="tight")
+    with replacing(target) as (partial,):
+        figure.savefig(partial, format=target.suffix[1:] or "png", dpi=120, bbox_inches="tight")
     pyplot.close(figure)
-    os.replace(scratch, target)
 
 
 def report(runs: list[Run], target: Path) -> None:

@@ -8,12 +8,12 @@ the same: the one JSON object that answers it.
 """
 
 import argparse
-import os
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data.records import replacing
 from experiments.quickstart.environment import WORDINGS, Task
 from experiments.quickstart.make_data import FILES, to_row
 
@@ -35,12 +35,9 @@ def to_task(call: dict[str, str]) -> Task:
 
 def write_questions(folder: Path) -> None:
     for number, call in enumerate(CALLS, 1):
-        question = folder / f"q_{number}"
-        question.mkdir(parents=True, exist_ok=True)
         for split, name in FILES.items():
-            scratch = question / f".{name}.{os.getpid()}"
-            pq.write_table(pa.Table.from_pylist([to_row(to_task(call), split, number)]), scratch)
-            os.replace(scratch, question / name)
+            with replacing(folder / f"q_{number}" / name) as (partial,):
+                pq.write_table(pa.Table.from_pylist([to_row(to_task(call), split, number)]), partial)
 
 
 if __name__ == "__main__":

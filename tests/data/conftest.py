@@ -26,10 +26,13 @@ def hub(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The real data, beside the repository or where SDPO_SHARED_DATA points."""
+    """The published records, which this repository does not carry."""
     folder = Path(os.environ.get("SDPO_SHARED_DATA", REPOSITORY.parent / "shared" / "data"))
-    if not folder.is_dir():
-        pytest.skip(f"needs the real data: {folder} does not exist (set SDPO_SHARED_DATA)")
+    if not (folder / "sciknoweval").is_dir():
+        pytest.skip(
+            "needs the published records: clone https://github.com/lasgroup/SDPO and set SDPO_SHARED_DATA to its "
+            "folder datasets"
+        )
     return folder
 
 

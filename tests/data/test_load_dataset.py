@@ -13,7 +13,7 @@ from .hub import GSM8K, livecodebench_row
 
 
 def load(name: str, path, *options: str) -> list[dict]:
-    main(["--dataset_name", name, "--output_path", str(path), *options])
+    main(["--dataset-name", name, "--output-path", str(path), *options])
     return json.loads(path.read_text())
 
 
@@ -23,7 +23,7 @@ def gsm8k(hub):
 
 
 def test_a_slice_keeps_the_numbers_of_the_whole(tmp_path, gsm8k):
-    records = load("openai/gsm8k", tmp_path / "new" / "x.json", *gsm8k, "--start_idx", "1", "--num_el", "1")
+    records = load("openai/gsm8k", tmp_path / "new" / "x.json", *gsm8k, "--start-idx", "1", "--num-el", "1")
     assert [(record["idx"], record["answer"]) for record in records] == [(1, "-5")]
 
 
@@ -43,23 +43,23 @@ def test_another_number_of_records_than_the_table_says_is_a_warning(tmp_path, mo
     monkeypatch.setattr(load_dataset, "open_rows", lambda entry, **_: GSM8K)
     load("openai/gsm8k", tmp_path / "x.json")
     assert "warning: 1319 records were expected" in capsys.readouterr().out
-    load("openai/gsm8k", tmp_path / "x.json", "--num_el", "2")
+    load("openai/gsm8k", tmp_path / "x.json", "--num-el", "2")
     assert "warning" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--dataset_name", "nope"], "unknown dataset 'nope'; known are: Biology, Chemistry,"),
-        (["--dataset_name", "Biology", "--category", "x"], "'Biology' has no categories"),
-        (["--dataset_name", "tooluse"], "'tooluse' is not on the hub: give a copy of a file of https://github.com/"),
-        (["--dataset_name", "tooluse", "--source", "gone"], "gone does not exist"),
-        (["--dataset_name", "Biology", "--source", "gone"], "--source gone is not a folder"),
-        (["--dataset_name", "openai/gsm8k", "--source", "EMPTY"], "cannot read the local copy"),
-        (["--dataset_name", "openai/gsm8k", "--source", "GSM8K", "--start_idx", "9"], "nothing was written"),
-        (["--dataset_name", "openai/gsm8k"], "cannot load the hub's dataset openai/gsm8k (revision cc7b047b"),
-        (["--dataset_name", "Qwen/CodeElo"], "cannot load the hub's dataset Qwen/CodeElo (revision newest)"),
-        (["--dataset_name", "livecodebench/code_generation_lite-v6"], "or download it elsewhere"),
+        (["--dataset-name", "nope"], "unknown dataset 'nope'; known are: Biology, Chemistry,"),
+        (["--dataset-name", "Biology", "--category", "x"], "'Biology' has no categories"),
+        (["--dataset-name", "tooluse"], "'tooluse' is not on the hub: give a copy of a file of https://github.com/"),
+        (["--dataset-name", "tooluse", "--source", "gone"], "gone does not exist"),
+        (["--dataset-name", "Biology", "--source", "gone"], "--source gone is not a folder"),
+        (["--dataset-name", "openai/gsm8k", "--source", "EMPTY"], "cannot read the local copy"),
+        (["--dataset-name", "openai/gsm8k", "--source", "GSM8K", "--start-idx", "9"], "nothing was written"),
+        (["--dataset-name", "openai/gsm8k"], "cannot load the hub's dataset openai/gsm8k (revision cc7b047b"),
+        (["--dataset-name", "Qwen/CodeElo"], "cannot load the hub's dataset Qwen/CodeElo (revision newest)"),
+        (["--dataset-name", "livecodebench/code_generation_lite-v6"], "or download it elsewhere"),
     ],
 )
 def test_what_the_user_can_fix_is_one_sentence_and_no_file(tmp_path, hub, options, message):
@@ -67,7 +67,7 @@ def test_what_the_user_can_fix_is_one_sentence_and_no_file(tmp_path, hub, option
     places = {"EMPTY": str(tmp_path / "empty"), "GSM8K": str(hub / "openai/gsm8k")}
     output = tmp_path / "out.json"
     with pytest.raises(DataError) as error:
-        main([*(places.get(option, option) for option in options), "--output_path", str(output)])
+        main([*(places.get(option, option) for option in options), "--output-path", str(output)])
     assert message in str(error.value) and "\n" not in str(error.value)
     assert [path.name for path in tmp_path.iterdir()] == ["empty"]
 
@@ -110,7 +110,7 @@ def gated_hub():
 def test_a_gated_dataset_says_how_to_get_access_and_asks_for_the_revision(tmp_path, gated_hub):
     address, asked = gated_hub
     online = {"HF_ENDPOINT": address, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "home")}
-    options = ("--dataset_name", "Idavidrein/gpqa-D", "--output_path", "gpqa.json")
+    options = ("--dataset-name", "Idavidrein/gpqa-D", "--output-path", "gpqa.json")
     pinned = script("load_dataset.py", *options, cwd=tmp_path, **online)
     assert pinned.returncode == 1 and "Traceback" not in pinned.stderr
     assert "it is gated. Ask for access at https://huggingface.co/datasets/Idavidrein/gpqa" in pinned.stderr

@@ -6,18 +6,18 @@ import sys
 
 import pytest
 
-from data.inspect import main as inspect
 from data.load_dataset import main as load_dataset
 from data.preprocess import main as preprocess
 from data.records import DataError, write_array, write_lines
+from data.show import main as show
 from data.sources import catalog
 from data.split_tasks import main as split_tasks
 
-from .conftest import REPOSITORY, read_lines, script, start
+from .conftest import REPOSITORY, read_lines, record, script, start
 from .hub import write_sciknoweval
 
 SUFFIX = " The solution will be evaluated in a mcq environment."
-SCRIPTS = ["load_dataset.py", "split_tasks.py", "split_tests.py", "preprocess.py", "inspect.py"]
+SCRIPTS = ["load_dataset.py", "split_tasks.py", "split_tests.py", "preprocess.py", "show.py"]
 
 
 @pytest.fixture(scope="module")
@@ -67,9 +67,9 @@ def test_the_published_files_come_out_of_the_commands(shared, tmp_path, domain):
     tasks = sorted(published["train"] + published["test"], key=lambda task: task["idx"])
     source = write_sciknoweval(tmp_path, [hub_row(task, domain) for task in tasks])
     folder = tmp_path / "datasets"
-    load_dataset(["--dataset_name", domain, "--output_path", f"{folder}/{name}.json", "--source", str(source)])
+    load_dataset(["--dataset-name", domain, "--output-path", f"{folder}/{name}.json", "--source", str(source)])
     out = f"{folder}/sciknoweval/{name}"
-    split_tasks(["--json_path", f"{folder}/{name}.json", "--output_dir", out, "--test_ratio", "0.1", "--seed", "42"])
+    split_tasks(["--json-path", f"{folder}/{name}.json", "--output-dir", out, "--test-ratio", "0.1", "--seed", "42"])
     for side, wanted in published.items():
         # `embedding` is an always empty column of the published files.
         assert [
@@ -86,62 +86,64 @@ def test_verl_reads_the_parquet_of_every_dataset_together(hub, tmp_path, tokeniz
         folder = tmp_path / entry.family / entry.name.replace("/", "_")
         folder.mkdir(parents=True)
         load_dataset(
-            ["--dataset_name", name, "--source", str(hub / entry.repo), "--output_path", str(folder / "test.json")]
+            ["--dataset-name", name, "--source", str(hub / entry.repo), "--output-path", str(folder / "test.json")]
         )
         loaded = json.loads((folder / "test.json").read_text())
         write_array(folder / "train.json", [loaded[0] | {"prompt": "Another prompt"}])
-        preprocess(["--data_source", str(folder)])
+        preprocess(["--data-source", str(folder)])
         files.append(folder / "test.parquet")
         records += loaded
     dataset = rlhf_dataset(files, tokenizer, tmp_path, max_prompt_length=4096)
     assert len(dataset) == len(records)
-    for row, record in zip(dataset, records, strict=True):
-        assert row["raw_prompt"][-1] == {"role": "user", "content": record["prompt"]}
-        assert row["data_source"] == record["dataset"] and row["index"] == str(record["idx"])
-        assert row["reward_model"]["ground_truth"] == record["tests" if record["kind"] == "code" else "answer"]
+    for row, task in zip(dataset, records, strict=True):
+        assert row["raw_prompt"][-1] == {"role": "user", "content": task["prompt"]}
+        assert row["data_source"] == task["dataset"] and row["index"] == str(task["idx"])
+        assert row["reward_model"]["ground_truth"] == task["tests" if task["kind"] == "code" else "answer"]
         assert tokenizer.apply_chat_template(row["raw_prompt"], tokenize=False).endswith("assistant:")
 
 
-def test_inspect_measures_what_verl_filters(shared, tmp_path, tokenizer, capsys):
-    for side in ("train", "test"):
-        (tmp_path / f"{side}.json").symlink_to(shared / "sciknoweval" / "biology" / f"{side}.json")
-    preprocess(["--data_source", str(tmp_path)])
+def test_show_measures_what_verl_filters(tmp_path, tokenizer, capsys):
+    tasks = [record(idx=n, system="Given a question", prompt="word " * 10 * n) for n in range(1, 21)]
+    write_array(tmp_path / "train.json", tasks)
+    write_array(tmp_path / "test.json", [record()])
+    preprocess(["--data-source", str(tmp_path)])
     tokenizer.save_pretrained(tmp_path / "tokenizer")
     kept = len(rlhf_dataset([tmp_path / "train.parquet"], tokenizer, tmp_path, max_prompt_length=150))
-    assert 0 < kept < 450
+    # A token per word and colon: "system: Given a question", "user:" and "assistant:" are 9, and 9 + 10 n <= 150.
+    assert kept == 14
     for name in ("train.parquet", "train.json"):
         capsys.readouterr()
-        options = ["--tokenizer", str(tmp_path / "tokenizer"), "--max_prompt_length", "150"]
-        inspect([str(tmp_path / name), *options])
+        options = ["--tokenizer", str(tmp_path / "tokenizer"), "--max-prompt-length", "150"]
+        show([str(tmp_path / name), *options])
         printed = capsys.readouterr().out
-        assert f"{name}: 450 records" in printed
-        assert f"over max_prompt_length 150: {1 - kept / 450:.1%}" in printed
+        assert f"{name}: 20 records" in printed
+        assert f"over max_prompt_length 150: {1 - kept / 20:.1%}" in printed
         assert "100.0%  sciknoweval (ability mcq)" in printed
-        assert "system: \nGiven a question" in printed and printed.rstrip().endswith("assistant:")
+        assert "system: Given a question" in printed and printed.rstrip().endswith("assistant:")
 
 
-def test_inspect_without_a_tokenizer_counts_characters_and_tests(hub, tmp_path):
+def test_show_without_a_tokenizer_counts_characters_and_tests(hub, tmp_path):
     source = hub / "livecodebench/code_generation_lite"
     name = "livecodebench/code_generation_lite-v6"
-    load_dataset(["--dataset_name", name, "--source", str(source), "--output_path", str(tmp_path / "lcb.json")])
-    done = script("inspect.py", "lcb.json", cwd=tmp_path)
+    load_dataset(["--dataset-name", name, "--source", str(source), "--output-path", str(tmp_path / "lcb.json")])
+    done = script("show.py", "lcb.json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "prompt length in characters" in done.stdout
     assert "2   66.7%  4 stdin tests" in done.stdout and "1   33.3%  4 functional tests" in done.stdout
     assert "[user]\nYou are an expert programmer" in done.stdout
 
 
-def test_inspect_says_what_is_wrong(tmp_path):
-    done = script("inspect.py", "gone.parquet", cwd=tmp_path)
+def test_show_says_what_is_wrong(tmp_path):
+    done = script("show.py", "gone.parquet", cwd=tmp_path)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1] == "error: gone.parquet does not exist."
     with pytest.raises(DataError, match="cannot load the tokenizer: "):
-        inspect([str(tmp_path / "gone.parquet"), "--tokenizer", "no/tokenizer"])
+        show([str(tmp_path / "gone.parquet"), "--tokenizer", "no/tokenizer"])
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_every_script_starts_from_any_folder_whatever_lies_there(tmp_path, name):
-    """`data/inspect.py` must not hide the standard library's, nor a folder `datasets` the package, nor `data` ours."""
+    """Neither may a folder `datasets` hide the package, nor `data` ours."""
     (tmp_path / "datasets").mkdir()
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "__init__.py").write_text("raise ImportError('the wrong data')")
@@ -151,20 +153,19 @@ def test_every_script_starts_from_any_folder_whatever_lies_there(tmp_path, name)
         assert done.returncode == 0 and "usage: " in done.stdout, done.stderr
 
 
-def test_the_standard_library_wins_over_inspect():
-    """As every script starts: with this folder first on the path. Then import much and see which `inspect` was used."""
-    folder = REPOSITORY / "data"
-    code = f"""
-import runpy, sys
-for name in {SCRIPTS}:
-    sys.path[0] = {str(folder)!r}
-    runpy.run_path({str(folder)!r} + "/" + name, run_name="a_script")
-    assert sys.path[0] == {str(REPOSITORY)!r}
-import datasets
-assert sys.modules["inspect"].__file__ != {str(folder / "inspect.py")!r}
-"""
-    done = start(sys.executable, "-c", code, cwd=REPOSITORY)
-    assert done.returncode == 0, done.stderr
+def test_options_may_be_written_with_underscores_as_the_authors_do(hub, tmp_path, capsys):
+    source, everything, folder = str(hub / "openai/gsm8k"), f"{tmp_path}/all.json", f"{tmp_path}/split"
+    load_dataset(["--dataset_name", "openai/gsm8k", "--source", source, "--output_path", everything, "--num_el", "2"])
+    split_tasks(["--json_path", everything, "--output_dir", folder, "--test_ratio", "0.5"])
+    preprocess(["--data_source", folder])
+    show([f"{folder}/test.parquet", "--max_prompt_length", "10"])
+    assert f"{folder}/test.parquet: 1 records" in capsys.readouterr().out
+
+
+def test_no_script_hides_a_standard_module():
+    """Python puts the folder of a script first on the path of everything that the script imports."""
+    names = {path.stem for path in (REPOSITORY / "data").glob("*.py")}
+    assert {"show", "records"} < names and not names & sys.stdlib_module_names
 
 
 def test_the_folder_is_not_installed():
@@ -192,7 +193,7 @@ def test_every_command_of_the_readme_runs(hub, tmp_path, tokenizer):
         folder.mkdir(parents=True, exist_ok=True)
         write_lines(folder / f"{side}.json", [task])
     for command in commands:
-        name = re.search(r"--dataset_name (\S+)", command)
+        name = re.search(r"--dataset-name (\S+)", command)
         if name and "--source" not in command:
             command += f" --source {hub / catalog.find(name[1]).repo}"
         command = command.replace("Qwen/Qwen3-8B", "tokenizer").replace("python ", f"{sys.executable} ")

@@ -25,7 +25,7 @@ def rows(folder, split):
 @pytest.mark.parametrize("write", [write_array, write_lines])
 def test_a_multiple_choice_row(tmp_path, write):
     fill(tmp_path, [record(system="Format.", idx=7)], [record(prompt="Other?")], write)
-    main(["--data_source", str(tmp_path)])
+    main(["--data-source", str(tmp_path)])
     assert rows(tmp_path, "train") == [
         {
             "data_source": "sciknoweval",
@@ -60,7 +60,7 @@ def test_elo_is_a_number_or_nothing(elo, wanted):
 
 def test_every_file_has_the_same_schema_and_small_compressed_row_groups(tmp_path):
     fill(tmp_path, [record(idx=idx, prompt=f"{idx}?") for idx in range(70)], [code_record(0, 1)])
-    main(["--data_source", str(tmp_path)])
+    main(["--data-source", str(tmp_path)])
     for split in ("train", "test"):
         assert pq.read_schema(tmp_path / f"{split}.parquet").remove_metadata() == SCHEMA
     metadata = pq.read_metadata(tmp_path / "train.parquet")
@@ -71,14 +71,14 @@ def test_every_file_has_the_same_schema_and_small_compressed_row_groups(tmp_path
 def test_large_rows_make_small_groups(tmp_path, monkeypatch):
     monkeypatch.setattr(preprocess, "GROUP_CHARACTERS", 100)
     fill(tmp_path, [record(idx=idx, prompt=f"{idx}" * 60) for idx in range(4)], [record()])
-    main(["--data_source", str(tmp_path)])
+    main(["--data-source", str(tmp_path)])
     assert pq.read_metadata(tmp_path / "train.parquet").num_row_groups == 2
 
 
 @pytest.mark.parametrize("drop", [False, True])
 def test_a_prompt_in_both_splits_is_reported_with_both_ids(tmp_path, capsys, drop):
     fill(tmp_path, [record(idx=1), record(idx=2, prompt="Same?")], [record(idx=3, prompt="Same?")])
-    main(["--data_source", str(tmp_path)] + ["--drop-leaks"] * drop)
+    main(["--data-source", str(tmp_path)] + ["--drop-leaks"] * drop)
     assert "the prompt of train task 2 is also that of test task 3" in capsys.readouterr().out
     assert [row["extra_info"]["index"] for row in rows(tmp_path, "train")] == (["1"] if drop else ["1", "2"])
 
@@ -86,7 +86,7 @@ def test_a_prompt_in_both_splits_is_reported_with_both_ids(tmp_path, capsys, dro
 def test_the_leak_of_the_material_set_is_found(shared, tmp_path, capsys):
     for split in ("train", "test"):
         (tmp_path / f"{split}.json").symlink_to(shared / "sciknoweval" / "material" / f"{split}.json")
-    main(["--data_source", str(tmp_path), "--drop-leaks"])
+    main(["--data-source", str(tmp_path), "--drop-leaks"])
     printed = capsys.readouterr().out
     train_id, test_id = (printed.split(f" {side} task ")[1].split()[0] for side in ("train", "test"))
     prompts = {}
@@ -99,7 +99,7 @@ def test_the_leak_of_the_material_set_is_found(shared, tmp_path, capsys):
 
 def test_the_same_code_task_in_both_splits_is_no_leak(tmp_path, capsys):
     fill(tmp_path, [code_record(0, 1)] * 4, [code_record(0, 2)])
-    main(["--data_source", str(tmp_path), "--drop-leaks"])
+    main(["--data-source", str(tmp_path), "--drop-leaks"])
     assert "also that of" not in capsys.readouterr().out and len(rows(tmp_path, "train")) == 4
 
 
@@ -129,7 +129,7 @@ def test_the_same_code_task_in_both_splits_is_no_leak(tmp_path, capsys):
 def test_a_malformed_record_is_named_with_file_and_line_and_nothing_is_written(tmp_path, change, message):
     fill(tmp_path, [record(), record(idx=1) | change], [record(prompt="Other?")])
     with pytest.raises(DataError) as error:
-        main(["--data_source", str(tmp_path)])
+        main(["--data-source", str(tmp_path)])
     assert str(error.value).startswith(f"{tmp_path / 'train.json'}:2: {message}")
     assert not list(tmp_path.glob("*.parquet*"))
 
@@ -139,19 +139,19 @@ def test_a_missing_field_is_named(tmp_path):
     del broken["idx"]
     fill(tmp_path, [broken], [record()])
     with pytest.raises(DataError, match=r"train\.json:1: field 'idx' is missing"):
-        main(["--data_source", str(tmp_path)])
+        main(["--data-source", str(tmp_path)])
 
 
 def test_an_empty_side_is_refused(tmp_path):
     fill(tmp_path, [record()], [record(idx=1)])
     with pytest.raises(DataError, match=r"train\.json leaves no record"):
-        main(["--data_source", str(tmp_path), "--drop-leaks"])
+        main(["--data-source", str(tmp_path), "--drop-leaks"])
     assert not list(tmp_path.glob("*.parquet*"))
 
 
 MEASURE = """
 import resource, runpy, sys
-sys.argv = ["preprocess.py", "--data_source", sys.argv[2]]
+sys.argv = ["preprocess.py", "--data-source", sys.argv[2]]
 sys.path.insert(0, {root!r})
 runpy.run_module("data.preprocess", run_name="__main__")
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)

@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.load_dataset import main, open_rows, records_of
-from data.records import DataError
-from data.sources import livecodebench, math
+from data.records import DataError, write_lines
+from data.sources import corpus, livecodebench, math
 from data.sources.catalog import find, load_catalog
-from data.sources.text import describe
+from data.sources.prompts import describe
+from verl.utils.reward_score.feedback import DATA_SOURCES
 
 from .hub import livecodebench_row
 
@@ -243,10 +244,31 @@ def test_the_corpus_keeps_what_can_be_graded(load):
     assert "time limit of 2 seconds" in code["prompt"] and "\\boxed{}" in math["prompt"]
 
 
-def test_tooluse_keeps_the_shipped_records(shared, tmp_path):
-    source = shared / "tooluse" / "test_head.jsonl"
-    main(["--dataset_name", "tooluse", "--source", str(source), "--output_path", str(tmp_path / "test.json")])
-    shipped = [json.loads(line) for line in source.read_text().splitlines()]
+@pytest.mark.parametrize(
+    ("answer", "text"), [(27.0, "27"), (1234567.0, "1234567"), (-0.125, "-0.125"), ("27.0", "27.0")]
+)
+def test_an_answer_stored_as_a_floating_point_number_keeps_all_its_digits(answer, text):
+    entry = find("math-ai/amc23")
+    assert math.to_record({"question": "How far?", "answer": answer}, entry)["answer"] == text
+
+
+def test_the_graders_know_every_name_of_the_catalog_and_no_other():
+    names = {entry.dataset for entry in load_catalog().values()} - {None}
+    assert names | {"dapo_math"} == corpus.GRADED
+    assert names | {"dapo_math", *corpus.KINDS} == set(DATA_SOURCES)
+
+
+def test_tooluse_keeps_the_shipped_records(tmp_path):
+    """Made up, with the fields of the shipped files."""
+    call = json.dumps([{"Action": "getWeather", "Action_Input": json.dumps({"city": "Rome"})}])
+    shipped = [
+        {"prompt": f"Begin!\nQuestion: {number}?", "description": f"Begin!\nQuestion: {number}?", "idx": number}
+        | {"dataset": "tooluse", "system": None, "answer": call, "tests": None, "kind": "tooluse", "elo": 1500}
+        for number in (4046, 4047)
+    ]
+    source = tmp_path / "shipped.json"
+    write_lines(source, shipped)
+    main(["--dataset-name", "tooluse", "--source", str(source), "--output-path", str(tmp_path / "test.json")])
     loaded = json.loads((tmp_path / "test.json").read_text())
     for column in ("idx", "prompt", "description", "answer", "kind", "dataset", "elo", "system"):
         assert [record[column] for record in loaded] == [record[column] for record in shipped]

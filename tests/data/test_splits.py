@@ -1,3 +1,4 @@
+import hashlib
 import json
 
 import numpy as np
@@ -34,12 +35,28 @@ def test_the_order_is_pinned():
     assert (train.tolist(), test.tolist()) == ([7, 3, 2, 4, 9, 1, 8], [5, 6, 0])
 
 
+@pytest.mark.parametrize(
+    ("tasks", "first_of_train", "first_of_test", "digest"),
+    [
+        (500, [489, 454, 164], [473, 132, 472], "9aac2c60bd8da0db"),
+        (2100, [743, 608, 2026], [1522, 1033, 1476], "f7fde76f21c92923"),
+        (935, [707, 147, 594], [273, 829, 2], "43cc8f2dbc921026"),
+    ],
+    ids=["biology", "chemistry", "material"],
+)
+def test_the_order_is_that_of_the_published_files(tasks, first_of_train, first_of_test, digest):
+    """The numbers `idx` of the published train.json and test.json: the first three of each, and a digest of all."""
+    train, test = (side.tolist() for side in order(tasks, 0.1, 42))
+    assert (train[:3], test[:3]) == (first_of_train, first_of_test)
+    assert hashlib.sha256(json.dumps([train, test]).encode()).hexdigest()[:16] == digest
+
+
 @pytest.mark.parametrize("domain", ["biology", "chemistry", "material"])
 def test_the_published_splits_come_out(shared, tmp_path, domain):
     published = {side: read_lines(shared / "sciknoweval" / domain / f"{side}.json") for side in ("train", "test")}
     everything = sorted(published["train"] + published["test"], key=lambda task: task["idx"])
     write_array(tmp_path / "all.json", everything)
-    split_tasks(["--json_path", str(tmp_path / "all.json"), "--output_dir", str(tmp_path / "out")])
+    split_tasks(["--json-path", str(tmp_path / "all.json"), "--output-dir", str(tmp_path / "out")])
     for side, tasks in published.items():
         assert read_lines(tmp_path / "out" / f"{side}.json") == tasks
 
@@ -48,12 +65,12 @@ def test_the_published_splits_come_out(shared, tmp_path, domain):
 def test_a_ratio_that_empties_a_side_is_refused(tmp_path, ratio):
     write_array(tmp_path / "x.json", [record(idx=idx) for idx in range(4)])
     with pytest.raises(DataError, match="must be between 0 and 1"):
-        split_tasks(["--json_path", str(tmp_path / "x.json"), "--output_dir", str(tmp_path), "--test_ratio", ratio])
+        split_tasks(["--json-path", str(tmp_path / "x.json"), "--output-dir", str(tmp_path), "--test-ratio", ratio])
     assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
 
 
 def test_train_keeps_half_of_the_tests_and_test_all(tmp_path, code_tasks):
-    split_tests(["--json_path", str(code_tasks), "--output_dir", str(tmp_path / "out")])
+    split_tests(["--json-path", str(code_tasks), "--output-dir", str(tmp_path / "out")])
     train, test = (read_lines(tmp_path / "out" / f"{side}.json") for side in ("train", "test"))
     assert test == json.loads(code_tasks.read_text())
     for kept, whole, count in zip(train, test, [1, 1, 2, 20], strict=True):
@@ -74,7 +91,7 @@ def test_train_keeps_half_of_the_tests_and_test_all(tmp_path, code_tasks):
 def test_tasks_without_tests_cannot_be_split(tmp_path, tests):
     write_array(tmp_path / "x.json", [code_record(0, 2), code_record(1, 2) | {"tests": tests}])
     with pytest.raises(DataError, match=r"x\.json:3: not a code task"):
-        split_tests(["--json_path", str(tmp_path / "x.json"), "--output_dir", str(tmp_path)])
+        split_tests(["--json-path", str(tmp_path / "x.json"), "--output-dir", str(tmp_path)])
     assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
 
 

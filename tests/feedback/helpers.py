@@ -13,10 +13,13 @@ DATA = Path(__file__).with_name("data")
 
 
 def shared_data(path: str) -> list[dict]:
-    """Records of one file of the shared data; skips the test where the data is not there."""
+    """The published records of one file, which this repository does not carry; skips the test where they are not."""
     file = Path(os.environ.get("SDPO_SHARED_DATA", REPO.parent / "shared" / "data")) / path
     if not file.is_file():
-        pytest.skip(f"{path} not found; point SDPO_SHARED_DATA at the shared data folder")
+        pytest.skip(
+            f"needs the published records {path}: clone https://github.com/lasgroup/SDPO and set SDPO_SHARED_DATA to "
+            "its folder datasets (test_head.jsonl: the first 34 lines of test.json)"
+        )
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 

@@ -38,11 +38,13 @@ def test_the_table_shows_each_measured_step_and_the_median_time(run):
     assert [cell.strip() for cell in row] == ["SDPO, seed 7", "0.25", "0.75", "12"]
 
 
-def test_the_plot_is_an_image(run, tmp_path):
-    target = tmp_path / "accuracy.png"
-    report([run], target)
-    assert target.read_bytes().startswith(b"\x89PNG")
-    assert {path.name for path in tmp_path.iterdir()} == {"run", "accuracy.png"}
+@pytest.mark.parametrize(
+    ("name", "begins"), [("accuracy.png", b"\x89PNG"), ("new/accuracy.pdf", b"%PDF"), ("accuracy", b"\x89PNG")]
+)
+def test_the_plot_is_an_image_of_the_kind_that_its_name_says(run, tmp_path, name, begins):
+    report([run], tmp_path / name)
+    assert (tmp_path / name).read_bytes().startswith(begins)
+    assert not list(tmp_path.rglob("*.partial*"))
 
 
 def test_a_run_that_measured_nothing_is_named(tmp_path):

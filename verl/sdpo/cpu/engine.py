@@ -1,5 +1,7 @@
 """verl's FSDP engine on the CPU."""
 
+from typing import Any
+
 from verl.workers.engine import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngine, FSDPEngineWithLMHead
 
@@ -10,7 +12,9 @@ def without_offload(engine_class: type[FSDPEngine]) -> type[FSDPEngine]:
     verl offloads every forward-only model (the reference) with pinned memory, which needs an accelerator.
     """
 
-    class CPUEngine(engine_class):
+    base: Any = engine_class  # mypy takes no variable as a base
+
+    class CPUEngine(base):
         def _build_fsdp_module(self, module):
             forward_only = self.engine_config.forward_only
             self.engine_config.forward_only = False

@@ -3,6 +3,7 @@
 import ctypes
 import resource
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -56,7 +57,7 @@ class PlatformCPU(PlatformBase):
 
     device_name = "cpu"
     vendor_name = "cpu"
-    device_module = CPUDeviceModule()
+    device_module: Any = CPUDeviceModule()
 
     def is_available(self) -> bool:
         return True
@@ -65,7 +66,7 @@ class PlatformCPU(PlatformBase):
         # Never detected, only chosen by VERL_PLATFORM=cpu.
         return False
 
-    def current_device(self) -> torch.device:
+    def current_device(self) -> torch.device:  # type: ignore[override]
         """A device, not an index: verl moves tensors with `.to(current_device())`, and `.to(0)` means the GPU."""
         return torch.device("cpu")
 

@@ -14,26 +14,38 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+from verl.sdpo.adapters.chat_template import load_tokenizer
 from verl.sdpo.adapters.data import local_files
+from verl.sdpo.doctor.data import check_data
 from verl.sdpo.doctor.finding import FAIL, OK, Finding, describe
 from verl.sdpo.doctor.installation import check_attention, check_engine, check_plugin, check_python, check_verl
-from verl.sdpo.doctor.surroundings import check_data, check_sandbox, check_wandb
+from verl.sdpo.doctor.services import check_sandbox, check_sockets, check_wandb
 
 
 def compose(args: argparse.Namespace):
-    """The configuration that `verl.trainer.main_ppo` would run with, resolved."""
+    """The configuration that `verl.trainer.main_ppo` would run with, resolved.
+
+    Raises:
+        ValueError: there is no such configuration, or an override or a reference in it is wrong.
+    """
+    import yaml
     from hydra import compose, initialize_config_dir, initialize_config_module
+    from hydra.errors import HydraException
     from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
 
     stock = "verl.trainer.config"
-    if args.config_dir:
-        # Hydra takes the main configuration from the folder that it starts with only.
-        with initialize_config_dir(str(args.config_dir.absolute()), version_base=None):
-            config = compose(args.config_name, [f"hydra.searchpath=[pkg://{stock}]", *args.overrides])
-    else:
-        with initialize_config_module(stock, version_base=None):
-            config = compose(args.config_name, args.overrides)
-    OmegaConf.resolve(config)
+    try:
+        if args.config_dir:
+            # Hydra takes the main configuration from the folder that it starts with only.
+            with initialize_config_dir(str(args.config_dir.absolute()), version_base=None):
+                config = compose(args.config_name, [f"hydra.searchpath=[pkg://{stock}]", *args.overrides])
+        else:
+            with initialize_config_module(stock, version_base=None):
+                config = compose(args.config_name, args.overrides)
+        OmegaConf.resolve(config)
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+        raise ValueError(describe(error)) from error
     return config
 
 
@@ -64,7 +76,7 @@ def without_missing_files(config):
 def check_configuration(args: argparse.Namespace, config) -> Finding:
     try:
         validate(config)
-    # verl reports mistakes by any kind of exception.
+    # The border to verl's checks: assertions, and whatever its dataclasses, or Hydra that builds them, make of a value.
     except Exception as error:
         return Finding(FAIL, "configuration", f"{args.config_name}: {describe(error)}", "Correct the overrides.")
     return Finding(OK, "configuration", f"{args.config_name}, {len(args.overrides)} overrides")
@@ -75,9 +87,11 @@ def examine_machine(config) -> Iterator[Finding]:
     from verl.sdpo.doctor.machine import check_capacity
 
     yield from check_capacity(config)
+    yield check_sockets(config)
     yield check_sandbox()
+    tokenizer = load_tokenizer(config.actor_rollout_ref.model)
     for key in ("train_files", "val_files"):
-        yield from check_data(config.data, key)
+        yield from check_data(config.data, key, tokenizer)
     yield from check_wandb(config.trainer.logger)
 
 
@@ -91,10 +105,9 @@ def examine(args: argparse.Namespace) -> Iterator[Finding]:
         return
     try:
         config = compose(args)
-    # Hydra's and OmegaConf's exceptions have no common base.
-    except Exception as error:
+    except ValueError as error:
         fix = "Correct the name or the overrides; what needs the configuration was not checked."
-        yield Finding(FAIL, "configuration", f"{args.config_name}: {describe(error)}", fix)
+        yield Finding(FAIL, "configuration", f"{args.config_name}: {error}", fix)
         return
     yield check_configuration(args, config)
     yield check_engine(config.actor_rollout_ref.rollout.name)

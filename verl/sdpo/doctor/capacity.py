@@ -1,7 +1,7 @@
 """How much memory and disk a training configuration asks for: an estimate from sizes that can be known beforehand.
 
 Counted are weights, gradients, optimizer, teacher, the largest logits and the inference engine's share. Not counted
-are activations, FSDP's gathered layers, fragmentation and CUDA's own memory.
+are activations, the layers that FSDP gathers for a moment, fragmentation and CUDA's own memory.
 """
 
 from collections.abc import Mapping
@@ -21,6 +21,8 @@ class Model:
     """A model on this disk, by its configuration."""
 
     parameters: int
+    root_parameters: int
+    """Those outside its layers: embeddings, last norm, head."""
     vocabulary: int
 
 
@@ -34,10 +36,13 @@ class Need:
     """Per GPU: what of it stays there while the inference engine samples."""
     logits: int
     """Per GPU: the largest logits of an update."""
+    gathered_root: int
+    """Per GPU, FSDP1: what of the reference stays gathered after its forward, until it is resharded."""
     engine_weights: int
     """Per GPU: the inference engine's copy of the model."""
     host: int
-    """Per node, in ordinary memory: the teacher, which verl keeps there, and what is offloaded."""
+    """Per node, in ordinary memory: the teacher, which verl keeps there (FSDP1 with room for gradients that it never
+    gets), and what is offloaded."""
     checkpoint: int
     """On disk, over all nodes: one checkpoint."""
 
@@ -54,7 +59,11 @@ def read_model(path: str, *, trust_remote_code: bool) -> Model:
     config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=trust_remote_code)
     with torch.device("meta"):
         module = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
-    return Model(sum(parameter.numel() for parameter in module.parameters()), config.get_text_config().vocab_size)
+    parameters = sum(parameter.numel() for parameter in module.parameters())
+    # FSDP's units; verl asks the same attribute (verl/utils/fsdp_utils.py:102).
+    layers = (child for child in module.modules() if type(child).__name__ in (module._no_split_modules or ()))
+    in_layers = sum(parameter.numel() for layer in layers for parameter in layer.parameters())
+    return Model(parameters, parameters - in_layers, config.get_text_config().vocab_size)
 
 
 def has_reference(config: Mapping) -> bool:
@@ -67,6 +76,11 @@ def has_reference(config: Mapping) -> bool:
 
 def _bytes_per_weight(engine: Mapping) -> int:
     return FLOAT32 if engine["model_dtype"] in ("fp32", "float32") else BFLOAT16
+
+
+def _bytes_per_gathered_weight(engine: Mapping) -> int:
+    precision = (engine.get("mixed_precision") or {}).get("param_dtype", "bf16")
+    return FLOAT32 if precision in ("fp32", "float32") else BFLOAT16
 
 
 def _logits(config: Mapping, vocabulary: int) -> int:
@@ -90,8 +104,10 @@ def estimate(config: Mapping, model: Model) -> Need:
     shards = engine["fsdp_size"] if engine["fsdp_size"] > 0 else gpus
     weights = model.parameters * _bytes_per_weight(engine)
     moments = 2 * weights
-    reference = model.parameters * _bytes_per_weight(actor_rollout_ref["ref"]["fsdp_config"])
-    reference *= has_reference(config)
+    ref_engine = actor_rollout_ref["ref"]["fsdp_config"]
+    reference = model.parameters * _bytes_per_weight(ref_engine) * has_reference(config)
+    is_fsdp1 = actor["strategy"] == "fsdp"
+    root = model.root_parameters * _bytes_per_gathered_weight(ref_engine) * has_reference(config)
 
     stays = 0 if engine["param_offload"] else weights
     stays += 0 if engine["optimizer_offload"] else moments
@@ -106,8 +122,10 @@ def estimate(config: Mapping, model: Model) -> Need:
         training_state=trains // shards,
         resident_state=stays // shards,
         logits=_logits(config, model.vocabulary),
+        gathered_root=root if is_fsdp1 else 0,
         engine_weights=model.parameters * BFLOAT16 // rollout["tensor_model_parallel_size"],
-        host=(reference + offloaded) * gpus_per_node // shards,
+        # FSDP1 pins a gradient beside every offloaded shard (torch/distributed/fsdp/_flat_param.py:1261).
+        host=(reference * (2 if is_fsdp1 else 1) + offloaded) * gpus_per_node // shards,
         checkpoint=sum(saved.get(name, 0) for name in actor["checkpoint"]["save_contents"]) + reference * keeps_teacher,
     )
 
@@ -115,7 +133,7 @@ def estimate(config: Mapping, model: Model) -> Need:
 def gpu_peaks(need: Need, rollout: Mapping, gpu_bytes: int) -> tuple[int, int, int]:
     """Bytes on one GPU of `gpu_bytes`: during an update, while sampling, and of the latter the KV cache."""
     share = int(rollout["gpu_memory_utilization"] * gpu_bytes)
-    update = need.training_state + need.logits + (0 if rollout["free_cache_engine"] else share)
+    update = need.training_state + need.logits + need.gathered_root + (0 if rollout["free_cache_engine"] else share)
     return update, need.resident_state + share, share - need.engine_weights
 
 

@@ -68,6 +68,19 @@ def changed_files(distribution: importlib.metadata.Distribution) -> list[str]:
     return changed
 
 
+def import_error(name: str) -> Exception | None:
+    """What importing a module raises.
+
+    It runs code of other packages, which fails in any way: a library that does not load is an OSError, one built for
+    another torch a RuntimeError.
+    """
+    try:
+        importlib.import_module(name)
+    except Exception as error:
+        return error
+    return None
+
+
 def check_plugin() -> Finding:
     """Whether `import verl` loaded this plugin, whose exceptions verl hides."""
     subject = "plugin"
@@ -82,14 +95,20 @@ def check_plugin() -> Finding:
             f"switched off by VERL_USE_EXTERNAL_PLUGINS={policy}",
             "Unset the variable, or add sdpo to its list.",
         )
+    # The second needs TransferQueue and most of verl, as every training run does.
+    for module in ("verl.sdpo.plugin", "verl.trainer.ppo.v1"):
+        error = import_error(module)
+        if error:
+            return Finding(FAIL, subject, describe(error), f"A dependency is missing or broken. {INSTALL}")
+    from verl.sdpo import plugin
+    from verl.trainer.ppo.v1 import get_trainer_cls
+
     try:
-        plugin = importlib.import_module("verl.sdpo.plugin")
-        # Needs TransferQueue and most of verl, as every training run does.
-        trainers = importlib.import_module("verl.trainer.ppo.v1")
-        trainer = trainers.get_trainer_cls("sdpo").__name__
-    except Exception as error:
-        return Finding(FAIL, subject, describe(error), f"A dependency is missing or broken. {INSTALL}")
-    return Finding(OK, subject, f"sdpo {importlib.metadata.version('sdpo')} registered {trainer} ({plugin.__file__})")
+        trainer = get_trainer_cls("sdpo")
+    except ValueError as error:
+        return Finding(FAIL, subject, f"{plugin.__file__} registered nothing: {error}", INSTALL)
+    found = f"sdpo {importlib.metadata.version('sdpo')} registered {trainer.__name__} ({plugin.__file__})"
+    return Finding(OK, subject, found)
 
 
 def check_engine(name: str) -> Finding:
@@ -105,9 +124,8 @@ def check_engine(name: str) -> Finding:
         return Finding(FAIL, name, "not installed", INSTALL)
     if Version(version) < Version(minimum):
         return Finding(FAIL, name, f"{version}, but verl {SUPPORTED_VERL} provides for {minimum} and newer", INSTALL)
-    try:
-        importlib.import_module(module)
-    except Exception as error:
+    error = import_error(module)
+    if error:
         return Finding(FAIL, name, f"{version}: {describe(error)}", f"It does not fit the other packages. {INSTALL}")
     return Finding(OK, name, f"{version} (verl provides for {minimum} and newer)")
 

@@ -77,7 +77,8 @@ def check_gpu_memory(need: Need, rollout, total: int) -> Finding:
     subject = "GPU memory"
     update, sampling, kv_cache = gpu_peaks(need, rollout, total)
     found = (
-        f"estimate per GPU: update {gib(update)} (state {gib(need.training_state)}, logits {gib(need.logits)}), "
+        f"estimate per GPU: update {gib(update)} (state {gib(need.training_state)}, logits {gib(need.logits)}"
+        f"{f', gathered teacher {gib(need.gathered_root)}' if need.gathered_root else ''}), "
         f"sampling {gib(sampling)} (of it KV cache {gib(max(kv_cache, 0))}) of {gib(total)}"
     )
     if kv_cache <= 0:

@@ -1,14 +1,14 @@
 """Look at a dataset before training on it: counts, prompt lengths, answers and one rendered prompt.
 
-python data/inspect.py datasets/sciknoweval/chemistry/train.parquet --tokenizer Qwen/Qwen3-8B
+python data/show.py datasets/sciknoweval/chemistry/train.parquet --tokenizer Qwen/Qwen3-8B
 """
 
 import os
 import sys
 
 if not __package__:
-    # See load_dataset.py: this folder must not be on the path, least of all here.
-    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    # Started by its path: `data` is in the repository.
+    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 import argparse
 import json
@@ -50,7 +50,13 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("path", help="a parquet file, or a JSON array or JSON lines of records")
     parser.add_argument("--tokenizer", help="name or folder; without it lengths are in characters")
-    parser.add_argument("--max_prompt_length", type=int, default=2048, help="tokens, as in the training config (2048)")
+    parser.add_argument(
+        "--max-prompt-length",
+        "--max_prompt_length",
+        type=int,
+        default=2048,
+        help="tokens, as in the training config (2048)",
+    )
     args = parser.parse_args(argv)
     render, length, unit = _text_tools(args.tokenizer)
 

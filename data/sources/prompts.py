@@ -1,4 +1,4 @@
-"""Wording and text handling that several families share."""
+"""Prompts and text handling that several families share."""
 
 import json
 import re

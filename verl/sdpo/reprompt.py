@@ -215,7 +215,21 @@ DEMONSTRATIONS: Mapping[str, type[Demonstrations]] = {
 }
 
 
-def successes(rollouts: Sequence[Rollout], config: RepromptConfig) -> dict[str, list[Success]]:
+def break_up(text: str, markup: Sequence[str]) -> str:
+    """Put a space behind the first character of every token of the chat markup that a text spells.
+
+    The tokenizer would read the spelled token as the real one, and a demonstration could close the user's turn.
+    """
+    if not markup:
+        return text
+    longest_first = sorted(markup, key=len, reverse=True)
+    pattern = "|".join(re.escape(token) for token in longest_first)
+    return re.sub(pattern, lambda match: f"{match.group()[0]} {match.group()[1:]}", text)
+
+
+def successes(
+    rollouts: Sequence[Rollout], config: RepromptConfig, markup: Sequence[str] = ()
+) -> dict[str, list[Success]]:
     """The successes of each group, by attempt. One that is empty once its thinking is removed shows nothing."""
     found: dict[str, list[Success]] = {}
     for rollout in sorted(rollouts, key=lambda rollout: rollout.attempt):
@@ -223,20 +237,25 @@ def successes(rollouts: Sequence[Rollout], config: RepromptConfig) -> dict[str, 
             strip = config.remove_thinking_from_demonstration
             text = remove_thinking(rollout.response) if strip else rollout.response
             if text.strip():
-                found.setdefault(rollout.uid, []).append(Success(rollout.attempt, text))
+                found.setdefault(rollout.uid, []).append(Success(rollout.attempt, break_up(text, markup)))
     return found
 
 
 def build_teacher_prompts(
-    rollouts: Sequence[Rollout], config: RepromptConfig, demonstrations: Demonstrations, step: int
+    rollouts: Sequence[Rollout],
+    config: RepromptConfig,
+    demonstrations: Demonstrations,
+    step: int,
+    markup: Sequence[str] = (),
 ) -> list[TeacherPrompt]:
     """One teacher prompt per rollout, in order. Rollouts without demonstration and feedback keep their own prompt.
 
     Args:
         rollouts: the whole batch, all groups.
         step: of the training.
+        markup: tokens of the chat markup, which demonstrations and feedback must not spell.
     """
-    found = successes(rollouts, config)
+    found = successes(rollouts, config, markup)
     prompts = []
     for rollout in rollouts:
         candidates = found.get(rollout.uid, [])
@@ -248,15 +267,17 @@ def build_teacher_prompts(
         demonstration = None
         if rollout.graded and candidates:
             demonstration = demonstrations.choose(candidates, rollout, step).text
-        prompts.append(_teacher_prompt(rollout, demonstration, config))
+        prompts.append(_teacher_prompt(rollout, demonstration, config, markup))
     return prompts
 
 
-def _teacher_prompt(rollout: Rollout, demonstration: str | None, config: RepromptConfig) -> TeacherPrompt:
+def _teacher_prompt(
+    rollout: Rollout, demonstration: str | None, config: RepromptConfig, markup: Sequence[str]
+) -> TeacherPrompt:
     wants_feedback = demonstration is None or not config.environment_feedback_only_without_solution
     feedback = None
     if config.include_environment_feedback and wants_feedback and rollout.graded and has_feedback(rollout):
-        feedback = rollout.feedback
+        feedback = break_up(rollout.feedback or "", markup)
     return _render(TeacherPrompt([], demonstration, feedback), rollout, config)
 
 

@@ -68,6 +68,8 @@ class TeacherRowBuilder:
     decode: Callable[[list[int]], str]
     tool_schemas: Mapping[str, Tool] = field(default_factory=dict)
     """Of all tools that the student may use, by name."""
+    markup: Sequence[str] = ()
+    """The tokenizer's special tokens, which come from the chat template alone."""
 
     def build(self, samples: Sequence[Sample], step: int) -> TeacherRows:
         """
@@ -78,7 +80,7 @@ class TeacherRowBuilder:
         """
         metrics = {"self_distillation/grader_error_fraction": self._grader_error_rate(samples, step)}
         rollouts = [sample.rollout for sample in samples]
-        prompts = build_teacher_prompts(rollouts, self.config.reprompt, self.config.demonstrations, step)
+        prompts = build_teacher_prompts(rollouts, self.config.reprompt, self.config.demonstrations, step, self.markup)
         rows, prompt_lens = [], []
         for i, sample in enumerate(samples):
             prompt_ids = sample.prompt_ids

@@ -69,6 +69,12 @@ def read_samples(batch: KVBatchMeta, tokenizer: Any, *, with_tools: bool) -> lis
     return samples
 
 
+def special_tokens(tokenizer: Any) -> list[str]:
+    """What marks turns, and whatever else the tokenizer reads as one special token wherever a text spells it."""
+    added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    return sorted(added | set(tokenizer.all_special_tokens))
+
+
 def make_row_builder(config: DictConfig, settings: SelfDistillationConfig, tokenizer: Any) -> TeacherRowBuilder:
     """With the agent loop's own tokenisation (verl/experimental/agent_loop/agent_loop.py), so that student and teacher
     prompts differ by the reprompt and by nothing else.
@@ -90,4 +96,5 @@ def make_row_builder(config: DictConfig, settings: SelfDistillationConfig, token
         encode=lambda text: tokenizer.encode(text, add_special_tokens=False),
         decode=tokenizer.decode,
         tool_schemas={tool.name: tool.tool_schema.model_dump(exclude_unset=True, exclude_none=True) for tool in tools},
+        markup=special_tokens(tokenizer),
     )

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from math import ceil
 
 from verl.sdpo import on_cpu
+from verl.sdpo.adapters.chat_template import validate_chat_template
 from verl.sdpo.adapters.data import validate_files, validate_rewards, validate_text_only
 from verl.sdpo.adapters.identity import refuse_other
 from verl.sdpo.checks import BLOCK
@@ -32,6 +33,7 @@ def validate(config: Mapping) -> None:
         from verl.sdpo.cpu import validate_strategy
 
         validate_strategy(config)
+    validate_chat_template(config)
     validate_rewards(config)
     if config["trainer"]["v1"]["trainer_mode"] == TEST_TIME_MODE and "test_time" not in config:
         raise ValueError(

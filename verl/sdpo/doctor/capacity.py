@@ -7,7 +7,7 @@ are activations, the layers that FSDP gathers for a moment, fragmentation and CU
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from verl.sdpo.config import is_sdpo
+from verl.sdpo.config import is_sdpo, parse_block
 
 GIB = 2**30
 FLOAT32 = 4
@@ -70,7 +70,7 @@ def has_reference(config: Mapping) -> bool:
     """Whether a second, forward-only model is built: SDPO's teacher, or the reference of a KL term."""
     actor = config["actor_rollout_ref"]["actor"]
     if is_sdpo(config):
-        return actor["self_distillation"]["teacher_regularization"] != "live"
+        return parse_block(config).teacher_kind.needs_reference
     return bool(config["algorithm"]["use_kl_in_reward"] or actor["use_kl_loss"])
 
 
@@ -116,7 +116,7 @@ def estimate(config: Mapping, model: Model) -> Need:
     if engine["offload_policy"]:
         # FSDP2 then steps the optimizer in ordinary memory as well.
         stays, offloaded, trains = 0, trains, 0
-    keeps_teacher = is_sdpo(config) and actor["self_distillation"]["teacher_regularization"] == "ema"
+    keeps_teacher = is_sdpo(config) and parse_block(config).teacher_kind.saves
     saved = {"model": weights, "optimizer": moments}
     return Need(
         training_state=trains // shards,

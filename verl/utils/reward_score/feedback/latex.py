@@ -153,6 +153,8 @@ def normalise(answer: str) -> str:
         text = re.sub(rf"({_PLAIN_NUMBER})\s*\\degree", r"{(\\frac{\1\\pi}{180})}", text)
     if scientific := re.fullmatch(rf"({_PLAIN_NUMBER})[eE]([+-]?\d+)", text):
         text = rf"{scientific[1]}\cdot 10^{{{scientific[2]}}}"
+    if text.count(r"\pm") == 1 and not re.search(r"[,;=<>]|\\\{", text):
+        text = ",".join(text.replace(r"\pm", sign) for sign in "+-")
     if (percent := re.fullmatch(r"(.+)\\%", text)) and not re.fullmatch(_PLAIN_NUMBER, percent[1]):
         text = rf"\frac{{{percent[1]}}}{{100}}"
     return text

@@ -1,7 +1,9 @@
+from dataclasses import dataclass
+
 import pytest
 
 from verl.sdpo.config import SelfDistillationConfig, defaults, parse_block
-from verl.sdpo.objective import Divergence, SampledToken
+from verl.sdpo.objective import OBJECTIVES, Divergence, SampledToken
 from verl.sdpo.reprompt import FirstSuccess, RandomSuccess
 from verl.sdpo.teacher import ExponentialMovingAverage, Frozen, Live, TrustRegion
 
@@ -163,6 +165,21 @@ def test_an_unknown_key_names_the_known_ones():
         SelfDistillationConfig(ema_update_rate=0.05)
 
 
+def test_one_renormalised_token_teaches_nothing():
+    with pytest.raises(ValueError, match=r"distillation_topk=1.*distillation_add_tail=False.*always zero"):
+        SelfDistillationConfig(distillation_topk=1, distillation_add_tail=False)
+
+
+def test_two_classes_cannot_have_two_defaults_for_one_key(monkeypatch):
+    @dataclass(frozen=True)
+    class Config(Divergence.Config):
+        alpha: float = 1.0
+
+    monkeypatch.setitem(OBJECTIVES, "other", type("Other", (Divergence,), {"Config": Config}))
+    with pytest.raises(ValueError, match=r"Config\.alpha=1\.0: another class has the default 0\.5"):
+        defaults()
+
+
 def test_a_success_cannot_be_shown_its_own_attempt_and_not():
     with pytest.raises(ValueError, match=r"self_success_as_solution=True.*dont_reprompt_on_self_success=True"):
         SelfDistillationConfig(self_success_as_solution=True)
@@ -170,5 +187,5 @@ def test_a_success_cannot_be_shown_its_own_attempt_and_not():
 
 
 def test_the_sampled_token_only_goes_with_the_reverse_kl():
-    with pytest.raises(ValueError, match=r"\.alpha=0\.5.*\.full_logit_distillation=False.*Set alpha=1\.0"):
+    with pytest.raises(ValueError, match=r"\.alpha=0\.5.*sampled-token.*Set alpha=1\.0"):
         SelfDistillationConfig(full_logit_distillation=False)

@@ -68,7 +68,7 @@ def test_unknown_aggregation_is_refused():
 def test_nothing_is_divided_by_zero():
     tokens = Tokens.of(torch.zeros(2, 3, dtype=torch.bool))
     for mode in LOSS_AGG_MODES:
-        assert token_weights(tokens, mode, Denominators(0, 0)).tolist() == []
+        assert token_weights(tokens, mode, Denominators(0, 0, loss_scale_factor=1)).tolist() == []
 
 
 # The authors' way of weighting: a micro-batch per sequence, its mean over its own tokens (at least one), divided by the
@@ -121,6 +121,25 @@ def test_the_mini_batches_of_rich_feedback_weigh_alike_only_with_all_sequences()
 
     assert loss("targets") == pytest.approx(8 * loss("all"), rel=1e-12)
     assert loss("all") > 0
+
+
+def test_metrics_are_means_over_targets_whatever_the_loss_is_divided_by():
+    mask = mask_of((3, 5))
+    student, teacher = random_logits(2, 5, 4, seed=58), random_logits(2, 5, 4, seed=59)
+    metrics = [
+        loss_from_logits(
+            student, teacher, FULL | {"denominator": name}, mask=mask, self_distillation_mask=torch.tensor([1, 0])
+        )[1]
+        for name in ("targets", "all")
+    ]
+    assert metrics[0] == pytest.approx(metrics[1])
+    assert metrics[0]["self_distillation/kl"] > 0
+
+
+def test_the_norm_must_be_told():
+    tokens = Tokens.of(torch.ones(1, 1, dtype=torch.bool))
+    with pytest.raises(ValueError, match="seq-mean-token-sum-norm with loss_scale_factor=None"):
+        token_weights(tokens, "seq-mean-token-sum-norm", Denominators(1, 1))
 
 
 def test_verls_grpo_weighs_sequences_as_the_authors_did():

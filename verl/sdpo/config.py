@@ -58,7 +58,15 @@ def defaults() -> dict[str, Any]:
     """Every key of the block with its default."""
     kinds = [kind for choices in (OBJECTIVES, TEACHERS, DEMONSTRATIONS) for kind in choices.values()]
     parts = [Choices, *(kind.Config for kind in kinds), RepromptConfig]
-    return {field.name: field.default for part in parts for field in fields(part)}
+    known: dict[str, Any] = {}
+    for part in parts:
+        for field in fields(part):
+            if known.setdefault(field.name, field.default) != field.default:
+                raise ValueError(
+                    f"{part.__qualname__}.{field.name}={field.default!r}: another class has the default "
+                    f"{known[field.name]!r} for this key. Take the same, or another name."
+                )
+    return known
 
 
 class SelfDistillationConfig:

@@ -78,9 +78,7 @@ class EagerHead:
 
     def logits(self, hidden_ND: torch.Tensor, output_embedding: torch.nn.Linear) -> torch.Tensor:
         """(N, V), divided by the temperature."""
-        logits_NV = F.linear(hidden_ND, output_embedding.weight, output_embedding.bias)
-        # Dividing copies the largest tensor of the step.
-        return logits_NV if self.temperature == 1.0 else logits_NV / self.temperature
+        return _logits(hidden_ND, output_embedding.weight, output_embedding.bias, self.temperature)
 
     def reduce(self, logits_NV: torch.Tensor) -> TokenStatistics:
         """The statistics of logits that are divided by the temperature; any floating dtype, at least float32 inside."""
@@ -192,11 +190,14 @@ def _of_chunk(head: EagerHead, chunk: slice) -> EagerHead:
 def _compute_dtype(hidden: torch.Tensor) -> torch.dtype:
     """What a matrix product has here; autocast does not reach into a function of our own."""
     device = hidden.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+    if torch.is_autocast_enabled(device) and hidden.dtype != torch.float64:
+        return torch.get_autocast_dtype(device)
+    return hidden.dtype
 
 
 def _logits(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, temperature: float) -> torch.Tensor:
     logits = F.linear(hidden, weight, bias)
+    # Dividing copies them.
     return logits if temperature == 1.0 else logits / temperature
 
 

@@ -3,6 +3,8 @@
 The training step calls the objective itself (micro_step.py); this door is for comparisons with the authors' code.
 """
 
+from dataclasses import replace
+
 import torch
 
 from verl.sdpo.config import SelfDistillationConfig
@@ -42,7 +44,8 @@ def compute_self_distillation_loss(
         dp_size, loss_scale_factor: see `Denominators`; None: T.
 
     Returns:
-        The loss, and metrics that are means over the tokens with a target, so that they add up over micro-batches too.
+        The loss, and metrics that are means over the tokens with a target: of the global mini-batch, so that they add
+        up over micro-batches too, but with `denominator: all` of this batch.
         Tokens outside the mask contribute exactly zero to value and gradient.
 
     Raises:
@@ -81,6 +84,8 @@ def compute_self_distillation_loss(
         loss_scale_factor=loss_scale_factor or response_mask.shape[-1],
     )
     loss, reports = objective(student, teacher, tokens, token_weights(tokens, loss_agg_mode, denominators))
+    if objective.config.denominator == "all":
+        denominators = replace(denominators, tokens=mask_BT.sum())
     means = token_weights(tokens, "token-mean", denominators)
     metrics = {f"self_distillation/{name}": (values * means).sum().item() for name, values in reports.items()}
     return loss, metrics

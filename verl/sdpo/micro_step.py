@@ -94,7 +94,8 @@ def micro_step(
     )
     ours = student.run(batch.student_rows, wanted_BT, head)
     # Attached to the graph: the backward pass of a micro-batch without targets has collectives too.
-    loss, metrics = ours.log_probs.sum() * 0.0, {}
+    loss = ours.log_probs.sum() * 0.0
+    metrics: dict[str, torch.Tensor] = {}
     if any_rank(batch.targets.any()):
         compared = ours.at(distilled_BT[wanted_BT]) if regularizer.is_active else ours
         theirs = _teacher_statistics(batch, teacher, distilled_BT, replace(head, topk_indices=compared.topk_indices))

@@ -33,7 +33,7 @@ class Denominators:
     sequences: float
     dp_size: int = 1
     """Data-parallel ranks, whose gradients FSDP averages."""
-    loss_scale_factor: float = 1.0
+    loss_scale_factor: float | None = None
     """Tokens that `seq-mean-token-sum-norm` divides by."""
 
 
@@ -66,15 +66,18 @@ def token_weights(tokens: Tokens, loss_agg_mode: str, denominators: Denominators
     all micro-batches add up, and data-parallel ranks average, to the loss of the whole mini-batch.
 
     Raises:
-        ValueError: on an unknown mode.
+        ValueError: on an unknown mode, or when `seq-mean-token-sum-norm` is not told what to divide by.
     """
     per_sequence = denominators.dp_size / max(float(denominators.sequences), 1.0)
     constant = {
         "token-mean": denominators.dp_size / max(float(denominators.tokens), 1.0),
         "token-sum": float(denominators.dp_size),
         "seq-mean-token-sum": per_sequence,
-        "seq-mean-token-sum-norm": per_sequence / denominators.loss_scale_factor,
     }
+    if loss_agg_mode == "seq-mean-token-sum-norm":
+        if not denominators.loss_scale_factor:
+            raise ValueError(f"loss_agg_mode={loss_agg_mode} with loss_scale_factor={denominators.loss_scale_factor}.")
+        constant[loss_agg_mode] = per_sequence / denominators.loss_scale_factor
     if loss_agg_mode in constant:
         return torch.full_like(tokens.rows, constant[loss_agg_mode], dtype=torch.float64)
     if loss_agg_mode == "seq-mean-token-mean":
@@ -204,6 +207,11 @@ class Divergence(Objective):
                 "a whole number >= 1, or null for the full vocabulary",
             )
             require_bool("distillation_add_tail", self.distillation_add_tail)
+            if self.distillation_topk == 1 and not self.distillation_add_tail:
+                raise ValueError(
+                    f"{BLOCK}.distillation_topk=1 with {BLOCK}.distillation_add_tail=False: one token, renormalised, "
+                    "is certain to both models, so the loss is always zero. Set distillation_add_tail=True."
+                )
 
     @property
     def outcomes(self) -> Outcomes:  # type: ignore[override]
@@ -232,8 +240,9 @@ class SampledToken(Objective):
             super().__post_init__()
             if self.alpha != 1.0:
                 raise ValueError(
-                    f"{BLOCK}.alpha={self.alpha} together with {BLOCK}.full_logit_distillation=False: one sampled "
-                    "token can only estimate the reverse KL. Set alpha=1.0, or full_logit_distillation=True."
+                    f"{BLOCK}.alpha={self.alpha} with the objective sampled-token, which {BLOCK}."
+                    "full_logit_distillation=False chooses too: one sampled token can only estimate the reverse KL. "
+                    "Set alpha=1.0, or objective=divergence with full_logit_distillation=True."
                 )
 
     outcomes = SAMPLED_TOKEN

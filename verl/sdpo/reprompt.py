@@ -344,8 +344,8 @@ def fit_teacher_prompt(
         parts[name] = parts[name][start : start + keep]
         # A cut inside a multi-byte character decodes to replacement characters.
         text = decode(parts[name]).strip("\N{REPLACEMENT CHARACTER}")
-        cut = replace(prompt, **{name: text if text.strip() else None, "truncated": True})
-        prompt = _render(cut, rollout, config)
+        left: dict[str, Any] = {name: text if text.strip() else None}
+        prompt = _render(replace(prompt, truncated=True, **left), rollout, config)
         token_ids = tokenize_chat(prompt.messages)
     return prompt, token_ids
 

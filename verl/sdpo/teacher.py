@@ -6,7 +6,7 @@ Table 4.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, cast
 
 import torch
 
@@ -55,8 +55,9 @@ class Teacher:
         """
         self.config = config
         self.student = student
-        self.reference = reference
-        self.weights = weights
+        # None in a class that needs no reference, which then reads neither.
+        self.reference = cast(Model, reference)
+        self.weights = cast(Weights, weights)
         self.state: dict[str, Any] = {}
         """What a resumed run needs besides the weights; plain values."""
 
@@ -153,11 +154,13 @@ def mix_in_log_space(reference_logits: torch.Tensor, student_logits: torch.Tenso
 class TrustRegion(Teacher):
     """The initial model mixed in log space with the current student, at weight `rate`."""
 
-    Config = RateConfig
+    class Config(RateConfig):
+        """The rate is the student's share of the mix."""
 
     def statistics(self, rows: Rows, wanted_BT: torch.Tensor, head: EagerHead) -> TokenStatistics:
-        logits = (model.run(rows, wanted_BT, head.logits) for model in (self.reference, self.student))
-        return head.reduce(mix_in_log_space(*logits, self.config.teacher_update_rate))
+        reference = self.reference.run(rows, wanted_BT, head.logits)
+        student = self.student.run(rows, wanted_BT, head.logits)
+        return head.reduce(mix_in_log_space(reference, student, self.config.teacher_update_rate))
 
 
 class Live(Teacher):

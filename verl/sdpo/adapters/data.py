@@ -42,7 +42,7 @@ def validate_files(config: Mapping) -> None:
 
 def validate_text_only(data: Mapping) -> None:
     """Refuse parquet files with image, video or audio columns; `validate_files` reports missing ones."""
-    media = {data.get(key) for key in ("image_key", "video_key", "audio_key")} - {None}
+    media = {data[key] for key in ("image_key", "video_key", "audio_key") if data.get(key) is not None}
     for file in local_files(data, "train_files"):
         if file.suffix == ".parquet" and file.is_file():
             found = media & set(pq.read_schema(file).names)

@@ -10,7 +10,8 @@ from contextlib import nullcontext
 import torch
 from tensordict import TensorDict
 
-from verl.sdpo.adapters.head_place import head_replaced, predicting_positions
+from verl.sdpo.adapters.actor_config import SelfDistillationActorConfig
+from verl.sdpo.adapters.head_place import head_replaced, predicting_positions, refuse_changed_logits
 from verl.sdpo.config import SelfDistillationConfig
 from verl.sdpo.head import SAMPLED_TOKEN, ChunkedHead
 from verl.sdpo.micro_step import MicroBatch, Regularizer, micro_step
@@ -21,7 +22,6 @@ from verl.trainer.ppo.core_algos import kl_penalty
 from verl.utils import tensordict_utils as tu
 from verl.utils.device import get_device_id, get_device_name
 from verl.utils.metric import Metric
-from verl.workers.config import ActorConfig
 from verl.workers.engine import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
@@ -32,16 +32,17 @@ MODEL_TYPE = "sdpo_language_model"
 class SelfDistillationEngine(FSDPEngineWithLMHead):
     """FSDP engine whose training step is SDPO."""
 
-    actor_config: ActorConfig
+    actor_config: SelfDistillationActorConfig
     settings: SelfDistillationConfig
     teacher: Teacher
 
     def __init__(self, model_config, *args, **kwargs):
         super().__init__(model_config, *args, **kwargs)
+        refuse_changed_logits(model_config.hf_config)
         # The name only chose this class; verl's `_build_module` knows no other model type.
         model_config.model_type = "language_model"
 
-    def set_up_distillation(self, actor_config: ActorConfig, teacher: Teacher) -> None:
+    def set_up_distillation(self, actor_config: SelfDistillationActorConfig, teacher: Teacher) -> None:
         """Give the actor's engine its teacher; called once, after both models are built."""
         self.actor_config = actor_config
         self.settings = actor_config.self_distillation
@@ -106,7 +107,7 @@ class SelfDistillationEngine(FSDPEngineWithLMHead):
     def _micro_batch(self, batch: TensorDict) -> MicroBatch:
         responses, actor = batch["responses"], self.actor_config
         response_lens = responses.offsets().diff()
-        shared = {"dp_size": batch["dp_size"], "loss_scale_factor": actor.loss_scale_factor or 1.0}
+        shared = {"dp_size": batch["dp_size"], "loss_scale_factor": actor.loss_scale_factor}
         padded = {
             name: batch[name].to_padded_tensor(0.0)
             for name in ("old_log_probs", "rollout_is_weights", "ref_log_prob")

@@ -102,6 +102,11 @@ def _identity(tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield key, value.removeprefix(f"{folder}/") if isinstance(value, str) else value
 
 
+def trains(key: str) -> bool:
+    """Whether a key changes what a step does, so that a run cannot go on with another value."""
+    return not _matches(key, MAY_DIFFER.split())
+
+
 def _matches(key: str, patterns: Iterable[str]) -> bool:
     return any(fnmatchcase(key, pattern) for pattern in patterns)
 

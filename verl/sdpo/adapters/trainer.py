@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from tensordict import TensorDict
 from transfer_queue import KVBatchMeta
 
+from verl.sdpo.adapters.mixin import Trainer
 from verl.sdpo.adapters.samples import make_row_builder, read_samples
 from verl.sdpo.adapters.stop import StoppableTrainer
 from verl.sdpo.adapters.worker import SelfDistillationWorker
@@ -26,7 +27,7 @@ logger = logging.getLogger(__name__)
 logger.setLevel(os.getenv("VERL_LOGGING_LEVEL", "INFO"))
 
 
-class TeacherRowsMixin:
+class TeacherRowsMixin(Trainer):
     """Over any of verl's V1 trainers."""
 
     def __init__(self, config: DictConfig):

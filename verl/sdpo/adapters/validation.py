@@ -7,6 +7,8 @@ import logging
 from collections.abc import Mapping
 from math import ceil
 
+from omegaconf import DictConfig
+
 from verl.sdpo import on_cpu
 from verl.sdpo.adapters.chat_template import validate_chat_template
 from verl.sdpo.adapters.data import validate_files, validate_rewards, validate_text_only
@@ -19,7 +21,7 @@ logger = logging.getLogger(__name__)
 TRAINER_MODES = (TRAINER_MODE, TEST_TIME_MODE)
 
 
-def validate(config: Mapping) -> None:
+def validate(config: DictConfig) -> None:
     """Run every check of ours that concerns this training.
 
     Raises:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from omegaconf import OmegaConf
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
 
@@ -23,7 +24,7 @@ from verl.utils.checkpoint.fsdp_checkpoint_manager import FSDPCheckpointManager
 from verl.utils.device import get_device_id
 
 CHECKPOINT_FOLDER = "teacher"
-STATE_FILE = "state.json"
+STATE_FILE = "state_rank_{rank}.json"
 
 
 def reshard(module: torch.nn.Module) -> None:
@@ -112,9 +113,9 @@ class ReferenceWeights:
         reshard(self.reference.module)
         path = os.path.join(folder, CHECKPOINT_FOLDER)
         self._checkpoint_manager().save_checkpoint(path, global_step=global_step)
-        if torch.distributed.get_rank() == 0:
-            with open(os.path.join(path, STATE_FILE), "w") as file:
-                json.dump(state, file)
+        # Beside this rank's weights: nodes need not share a disk.
+        with open(os.path.join(path, STATE_FILE.format(rank=torch.distributed.get_rank())), "w") as file:
+            json.dump(state, file)
 
     def load(self, folder: str) -> dict[str, Any]:
         path = os.path.join(folder, CHECKPOINT_FOLDER)
@@ -126,11 +127,15 @@ class ReferenceWeights:
             )
         reshard(self.reference.module)
         self._checkpoint_manager().load_checkpoint(path)
-        with open(os.path.join(path, STATE_FILE)) as file:
+        state_file = os.path.join(path, STATE_FILE.format(rank=torch.distributed.get_rank()))
+        # Version 0.1.0 wrote none; its moving average has no state.
+        if not os.path.exists(state_file):
+            return {}
+        with open(state_file) as file:
             return json.load(file)
 
     def _checkpoint_manager(self) -> FSDPCheckpointManager:
-        contents = {"save_contents": ["model"], "load_contents": ["model"]}
+        contents = OmegaConf.create({"save_contents": ["model"], "load_contents": ["model"]})
         return FSDPCheckpointManager(
             model=self.reference.module,
             processing_class=self.reference.model_config.get_processor(),

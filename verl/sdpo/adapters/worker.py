@@ -11,6 +11,8 @@ from verl.utils.config import omega_conf_to_dataclass
 from verl.utils.device import get_torch_device
 from verl.workers.engine_workers import ActorRolloutRefWorker
 
+ONE_TO_ALL = Dispatch.ONE_TO_ALL  # type: ignore[attr-defined]  # verl adds the members of this enumeration at run time
+
 
 class SelfDistillationWorker(ActorRolloutRefWorker):
     """Role `actor_rollout_ref`; with the live teacher `actor_rollout`, as there is no second model then."""
@@ -20,7 +22,7 @@ class SelfDistillationWorker(ActorRolloutRefWorker):
             config.model.model_type = MODEL_TYPE
         super().__init__(config, *args, **kwargs)
 
-    @register(dispatch_mode=Dispatch.ONE_TO_ALL)
+    @register(dispatch_mode=ONE_TO_ALL)
     def init_model(self):
         super().init_model()
         actor_config = omega_conf_to_dataclass(self.config.actor)
@@ -38,13 +40,13 @@ class SelfDistillationWorker(ActorRolloutRefWorker):
             tu.get(output, "metrics")["self_distillation/teacher_student_distance"] = [distance]
         return output
 
-    @register(dispatch_mode=Dispatch.ONE_TO_ALL)
+    @register(dispatch_mode=ONE_TO_ALL)
     def save_checkpoint(self, local_path, hdfs_path=None, global_step=0, max_ckpt_to_keep=None):
         # The teacher first: verl's own save ends by deleting older checkpoints, and must find this one complete.
         self.teacher.save(local_path, global_step)
         super().save_checkpoint(local_path, hdfs_path, global_step, max_ckpt_to_keep)
 
-    @register(dispatch_mode=Dispatch.ONE_TO_ALL)
+    @register(dispatch_mode=ONE_TO_ALL)
     def load_checkpoint(self, local_path, hdfs_path=None, del_local_after_load=False):
         super().load_checkpoint(local_path, hdfs_path, del_local_after_load)
         self.teacher.load(local_path)

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 from transfer_queue import KVBatchMeta
@@ -16,7 +17,13 @@ logger = logging.getLogger(__name__)
 logger.setLevel(os.getenv("VERL_LOGGING_LEVEL", "INFO"))
 
 
-class SearchMixin:
+if TYPE_CHECKING:
+    Trainer = SelfDistillationTrainer
+else:
+    Trainer = object
+
+
+class SearchMixin(Trainer):
     """Over a trainer with teacher rows: logs the attempts of each step before they are learnt from."""
 
     def __init__(self, config: DictConfig):

@@ -6,6 +6,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from verl.sdpo.adapters.identity import trains
+from verl.sdpo.checks import BLOCK
 from verl.sdpo.config import LOSS_MODE, TEST_TIME_MODE
 from verl.sdpo.test_time.grading import Question, read_question
 from verl.sdpo.test_time.log import AttemptLog, result_fields
@@ -84,7 +86,7 @@ def run_config(config: DictConfig, question: Question) -> dict[str, Any]:
         "top_p": rollout["top_p"],
         "max_response": config["data"]["max_response_length"],
         "lr": actor["optim"]["lr"],
-        "self_distillation": dict(actor["self_distillation"]),
+        "self_distillation": {k: v for k, v in actor["self_distillation"].items() if trains(f"{BLOCK}.{k}")},
         "reward": reward["grader"],
         "reward_kwargs": OmegaConf.to_container(reward["options"], resolve=True),
     }

@@ -129,7 +129,7 @@ def test_fsdp1_is_refused_with_the_setting_to_change():
         return {"actor_rollout_ref": {"actor": {"strategy": strategy}}}
 
     cpu.validate_strategy(config("fsdp2"))
-    with pytest.raises(ValueError, match=r"strategy=fsdp with VERL_PLATFORM=cpu: only fsdp2 works.*sdpo_cpu"):
+    with pytest.raises(ValueError, match=r"strategy=fsdp with VERL_PLATFORM=cpu: only fsdp2 works.*Set actor.strategy"):
         cpu.validate_strategy(config("fsdp"))
 
 

@@ -18,7 +18,8 @@ def teacher_prompt(data_source: str, response: str, ground_truth: str, **options
     assert result["feedback"]
     messages = [{"role": "user", "content": "The question."}]
     rollout = Rollout("group", 0, messages, response, result["score"], result["feedback"])
-    (prompt,) = build_teacher_prompts([rollout], SelfDistillationConfig(), seed="0")
+    block = SelfDistillationConfig()
+    (prompt,) = build_teacher_prompts([rollout], block.reprompt, block.demonstrations, step=0)
     assert result["feedback"] in prompt.messages[-1]["content"]
     return prompt.messages[-1]["content"]
 

@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.feedback.helpers import shared_data, task
@@ -176,6 +176,11 @@ CALLS = st.lists(
 )
 
 
+# A busy machine is no fault of the strategies.
+PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+@PATIENT
 @given(CALLS, CALLS)
 def test_calls_are_accepted_exactly_when_they_are_the_gold_calls(calls, others):
     gold = json.dumps(calls)
@@ -185,6 +190,7 @@ def test_calls_are_accepted_exactly_when_they_are_the_gold_calls(calls, others):
     assert (tooluse.grade(task(gold_response(json.dumps(others)), gold)).verdict is WA) is different
 
 
+@PATIENT
 @given(st.text() | st.text(alphabet='Action Input:{}[]",\n', max_size=200))
 def test_arbitrary_text_is_never_accepted(text):
     gold = '[{"Action": "a tool that chance does not write", "Action_Input": {}}]'

@@ -136,8 +136,7 @@ class _ChunkedStatistics(torch.autograd.Function):
         # The weight as it came, which FSDP frees and gathers again; not the copy in the compute dtype.
         ctx.save_for_backward(hidden_ND, weight_VD, bias_V, indices, entropy)
         ctx.head, ctx.dtype = head, dtype
-        if indices is not None:
-            ctx.mark_non_differentiable(indices)
+        # Indices are whole numbers, which have no gradient anyhow.
         if not head.entropy_has_gradient:
             ctx.mark_non_differentiable(entropy)
         return log_probs, entropy, None, topk, indices

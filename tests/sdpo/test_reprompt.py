@@ -295,6 +295,86 @@ def test_ungraded_rows_are_neither_shown_nor_distilled():
     assert [prompt.has_target for prompt in prompts] == [False, False, True, False]
 
 
+# Several attempts in one prompt
+
+
+def attempts(*scores, **settings):
+    """The prompt of the first of as many rollouts, whose responses are `attempt 0`, `attempt 1`, ..."""
+    rollouts = [Rollout("group", i, QUESTION, f"attempt {i}", score, "too low") for i, score in enumerate(scores)]
+    return build(rollouts, replace(SETTINGS, **settings))[0]
+
+
+def test_several_demonstrations_and_failed_attempts():
+    """MOPD: two of the successes, one of the other failures, rendered by hand."""
+    prompt = attempts(0, 1, 0, 1, 1, 0, num_demonstrations=2, num_failed_attempts=1)
+    assert prompt.texts("solution") == ["attempt 1", "attempt 3"]
+    assert prompt.texts("failed") == ["attempt 2"]
+    assert prompt.messages[-1]["content"] == (
+        "Add 1 and 2.\nCorrect solution:\n\nattempt 1\nCorrect solution:\n\nattempt 3"
+        "\nIncorrect solution:\n\nattempt 2\n\nCorrectly solve the original question."
+    )
+    assert attempts(0, 1, num_demonstrations=3, num_failed_attempts=2).texts("solution") == ["attempt 1"]
+
+
+def test_the_order_of_several_demonstrations_is_the_rules():
+    texts = ["question", "a long answer", "short", "brief"]
+    rollouts = [Rollout("group", i, QUESTION, text, float(i > 0)) for i, text in enumerate(texts)]
+    settings = replace(SETTINGS, num_demonstrations=2)
+    for rule, expected in (
+        (FIRST, {("a long answer", "short")}),
+        (ShortestSuccess(ShortestSuccess.Config()), {("short", "brief")}),
+        (RANDOM, {(a, b) for a in texts[1:] for b in texts[1:] if a != b}),
+    ):
+        shown = {tuple(build(rollouts, settings, rule, step)[0].texts("solution")) for step in range(60)}
+        assert shown == expected
+
+
+def test_the_own_attempt_is_shown_beside_knowledge_only():
+    """Table 6, last row. It teaches nothing by itself, and is not shown twice."""
+    prompt = attempts(0, 1, include_own_attempt=True)
+    assert prompt.messages[-1]["content"] == (
+        "Add 1 and 2.\nYour earlier attempt:\n\nattempt 0\nCorrect solution:\n\nattempt 1"
+        "\n\nCorrectly solve the original question."
+    )
+    assert "Your earlier attempt:\n\nattempt 0" in attempts(0, include_own_attempt=True).messages[-1]["content"]
+    nothing = attempts(0, 0, include_own_attempt=True, num_failed_attempts=1, include_environment_feedback=False)
+    assert nothing == TeacherPrompt(QUESTION)
+    own = attempts(1, include_own_attempt=True, self_success_as_solution=True, dont_reprompt_on_self_success=False)
+    assert (own.texts("solution"), own.texts("attempt")) == (["attempt 0"], [])
+
+
+def test_attempts_are_shown_without_thinking_and_markup():
+    rollouts = [rollout(0, response="<think>hm</think>a <|im_end|>"), rollout(1.0), rollout(0, response="<|im_end|>b")]
+    settings = replace(SETTINGS, include_own_attempt=True, num_failed_attempts=1)
+    prompt = build_teacher_prompts(rollouts, settings, FIRST, 0, ["<|im_end|>"])[0]
+    assert (prompt.texts("attempt"), prompt.texts("failed")) == (["a < |im_end|>"], ["< |im_end|>b"])
+
+
+def test_templates_without_a_place_for_what_is_asked_for_are_refused():
+    template = "{prompt}{solution}{feedback}"
+    assert replace(SETTINGS, reprompt_template=template)
+    for settings, place in (
+        ({"include_own_attempt": True}, "attempt"),
+        ({"num_failed_attempts": 1}, "failed_attempts"),
+    ):
+        with pytest.raises(ValueError, match="reprompt_template=.*contains {" + place + "}"):
+            replace(SETTINGS, reprompt_template=template, **settings)
+
+
+def test_the_longest_section_is_cut_until_all_fit():
+    prompt = attempts(0, 1, 0, 1, include_own_attempt=True, num_demonstrations=2, num_failed_attempts=1)
+    whole = length(prompt.messages)
+    for room in range(whole - length(QUESTION)):
+        settings = replace(SETTINGS, max_reprompt_len=whole - room)
+        fitted, token_ids = fit(prompt, rollout(), settings)
+        assert len(token_ids) <= whole - room
+        assert all(
+            any(whole_text.startswith(section.text) for whole_text in prompt.texts(section.kind))
+            for section in fitted.sections
+        )
+        assert fitted.has_target == (fitted.messages != QUESTION)
+
+
 # Truncation
 
 GENERATION_HEADER = "<assistant>"

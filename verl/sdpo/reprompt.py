@@ -7,7 +7,7 @@ import random
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from verl.sdpo.checks import BLOCK, is_number, is_positive_int, require, require_bool, require_choice, require_fraction
 from verl.sdpo.reasoning import remove_thinking
@@ -16,10 +16,27 @@ Message = dict[str, Any]
 
 
 TRUNCATIONS = ("left", "right", "error")
-PLACEHOLDERS = {
-    "reprompt_template": ("prompt", "solution", "feedback"),
-    "solution_template": ("successful_previous_attempt",),
-    "feedback_template": ("feedback_raw",),
+
+
+class SectionKind(NamedTuple):
+    """A part of the teacher's message beside the question."""
+
+    template: str
+    """Key of its template."""
+    placeholder: str
+    """What the template fills in."""
+    place: str
+    """Where it stands in `reprompt_template`."""
+    teaches: bool
+    """It alone tells the teacher what the student did not know."""
+
+
+# In the order in which the default template shows them.
+SECTIONS: Mapping[str, SectionKind] = {
+    "attempt": SectionKind("attempt_template", "own_attempt", "attempt", teaches=False),
+    "solution": SectionKind("solution_template", "successful_previous_attempt", "solution", teaches=True),
+    "failed": SectionKind("failed_attempt_template", "failed_attempt", "failed_attempts", teaches=False),
+    "feedback": SectionKind("feedback_template", "feedback_raw", "feedback", teaches=True),
 }
 
 
@@ -45,11 +62,29 @@ class RepromptConfig:
     remove_thinking_from_demonstration: bool = True
     """Strip `<think>...</think>` from demonstrations."""
 
-    reprompt_template: str = "{prompt}{solution}{feedback}\n\nCorrectly solve the original question."
-    """The teacher's user message. {solution} and {feedback} are the two sections below, or empty."""
+    num_demonstrations: int = 1
+    """At most so many successes are shown, in the order of `demonstration_choice`."""
+
+    num_failed_attempts: int = 0
+    """At most so many failed attempts of others in the group are shown, the first ones, beside a demonstration or
+    feedback (MOPD, arXiv 2605.12652: two successes and one failure)."""
+
+    include_own_attempt: bool = False
+    """Show the sample's own attempt, beside a demonstration or feedback (Table 6, last row)."""
+
+    reprompt_template: str = (
+        "{prompt}{attempt}{solution}{failed_attempts}{feedback}\n\nCorrectly solve the original question."
+    )
+    """The teacher's user message. All but {prompt} are the sections below, or empty."""
+
+    attempt_template: str = "\nYour earlier attempt:\n\n{own_attempt}"
+    """The section that shows the sample's own attempt."""
 
     solution_template: str = "\nCorrect solution:\n\n{successful_previous_attempt}"
-    """The section that shows a demonstration."""
+    """The section that shows a demonstration, once for each."""
+
+    failed_attempt_template: str = "\nIncorrect solution:\n\n{failed_attempt}"
+    """The section that shows a failed attempt of another, once for each."""
 
     feedback_template: str = "\nThe following is feedback from your unsuccessful earlier attempt:\n\n{feedback_raw}"
     """The section that shows the environment's feedback on this very sample."""
@@ -70,6 +105,7 @@ class RepromptConfig:
             "dont_reprompt_on_self_success",
             "self_success_as_solution",
             "remove_thinking_from_demonstration",
+            "include_own_attempt",
             "include_environment_feedback",
             "environment_feedback_only_without_solution",
         ):
@@ -82,7 +118,18 @@ class RepromptConfig:
         threshold = self.success_reward_threshold
         require("success_reward_threshold", threshold, lambda v: is_number(v) and v == v, "a number")
         require("max_reprompt_len", self.max_reprompt_len, is_positive_int, "a whole number of tokens >= 1")
-        for name, placeholders in PLACEHOLDERS.items():
+        require("num_demonstrations", self.num_demonstrations, is_positive_int, "a whole number >= 1")
+        require(
+            "num_failed_attempts",
+            self.num_failed_attempts,
+            lambda v: v == 0 or is_positive_int(v),
+            "a whole number >= 0",
+        )
+        off = {"attempt": not self.include_own_attempt, "failed": not self.num_failed_attempts}
+        places = ["prompt", *(section.place for kind, section in SECTIONS.items() if not off.get(kind))]
+        needed = {"reprompt_template": places}
+        needed |= {section.template: [section.placeholder] for section in SECTIONS.values()}
+        for name, placeholders in needed.items():
             for placeholder in placeholders:
                 require(
                     name,
@@ -111,21 +158,40 @@ class Rollout:
     """False: the grader failed, or the row is padding. It is neither distilled nor shown to anyone."""
 
 
+class Section(NamedTuple):
+    """Something that the teacher reads beside the question."""
+
+    kind: str
+    """A name in `SECTIONS`."""
+    text: str
+
+
 @dataclass(frozen=True)
 class TeacherPrompt:
     """What the teacher reads before it scores one rollout."""
 
     messages: list[Message]
-    demonstration: str | None = None
-    """A successful attempt at the same question."""
-    feedback: str | None = None
-    """What the environment said about this very attempt."""
+    sections: tuple[Section, ...] = ()
     truncated: bool = False
+
+    def texts(self, kind: str) -> list[str]:
+        """Of the sections of a kind."""
+        return [section.text for section in self.sections if section.kind == kind]
+
+    @property
+    def demonstration(self) -> str | None:
+        """The first of the successful attempts that it shows."""
+        return next(iter(self.texts("solution")), None)
+
+    @property
+    def feedback(self) -> str | None:
+        """What the environment said about this very attempt."""
+        return next(iter(self.texts("feedback")), None)
 
     @property
     def has_target(self) -> bool:
         """Whether the teacher knows something the student did not, so that its distribution is worth distilling."""
-        return self.demonstration is not None or self.feedback is not None
+        return any(SECTIONS[section.kind].teaches for section in self.sections)
 
 
 def fill(template: str, **values: str) -> str:
@@ -152,16 +218,18 @@ def text_of(content: str | Sequence[Message]) -> str:
 
 
 @dataclass(frozen=True)
-class Success:
-    """An attempt that may be shown to others."""
+class Attempt:
+    """A graded attempt that may be shown to others."""
 
-    attempt: int
+    number: int
+    """Within its group."""
     text: str
     """The response, without its thinking if so configured."""
+    is_success: bool
 
 
 class Demonstrations:
-    """Which of a group's successes a rollout is shown. A subclass chooses among them."""
+    """Which of a group's successes a rollout is shown. A subclass puts them in order."""
 
     @dataclass(frozen=True)
     class Config:
@@ -170,8 +238,8 @@ class Demonstrations:
     def __init__(self, config: Any):
         self.config = config
 
-    def choose(self, candidates: Sequence[Success], rollout: Rollout, step: int) -> Success:
-        """One of the candidates, which are never none, in the order of their attempts.
+    def rank(self, candidates: Sequence[Attempt], rollout: Rollout, step: int) -> Sequence[Attempt]:
+        """The candidates, which come in the order of their attempts; the first `num_demonstrations` are shown.
 
         It may depend on the rollout and the training step, but not on the order of the batch: verl's arrive in any.
         """
@@ -181,8 +249,8 @@ class Demonstrations:
 class FirstSuccess(Demonstrations):
     """The first one, as the authors: all members of a group share it, and its owner gets the next one."""
 
-    def choose(self, candidates: Sequence[Success], rollout: Rollout, step: int) -> Success:
-        return candidates[0]
+    def rank(self, candidates: Sequence[Attempt], rollout: Rollout, step: int) -> Sequence[Attempt]:
+        return candidates
 
 
 class RandomSuccess(Demonstrations):
@@ -196,16 +264,16 @@ class RandomSuccess(Demonstrations):
         def __post_init__(self):
             require("demonstration_seed", self.demonstration_seed, lambda v: type(v) is int, "a whole number")
 
-    def choose(self, candidates: Sequence[Success], rollout: Rollout, step: int) -> Success:
+    def rank(self, candidates: Sequence[Attempt], rollout: Rollout, step: int) -> Sequence[Attempt]:
         seed = f"{self.config.demonstration_seed}/{step}/{rollout.messages}/{rollout.attempt}"
-        return random.Random(seed).choice(candidates)
+        return random.Random(seed).sample(candidates, len(candidates))
 
 
 class ShortestSuccess(Demonstrations):
     """The one with the fewest characters; of equals the first."""
 
-    def choose(self, candidates: Sequence[Success], rollout: Rollout, step: int) -> Success:
-        return min(candidates, key=lambda success: len(success.text))
+    def rank(self, candidates: Sequence[Attempt], rollout: Rollout, step: int) -> Sequence[Attempt]:
+        return sorted(candidates, key=lambda attempt: len(attempt.text))
 
 
 DEMONSTRATIONS: Mapping[str, type[Demonstrations]] = {
@@ -227,18 +295,24 @@ def break_up(text: str, markup: Sequence[str]) -> str:
     return re.sub(pattern, lambda match: f"{match.group()[0]} {match.group()[1:]}", text)
 
 
-def successes(
+def shown_attempts(
     rollouts: Sequence[Rollout], config: RepromptConfig, markup: Sequence[str] = ()
-) -> dict[str, list[Success]]:
-    """The successes of each group, by attempt. One that is empty once its thinking is removed shows nothing."""
-    found: dict[str, list[Success]] = {}
+) -> dict[str, list[Attempt]]:
+    """The attempts of each group, in order. One that is empty once its thinking is removed shows nothing."""
+    found: dict[str, list[Attempt]] = {}
     for rollout in sorted(rollouts, key=lambda rollout: rollout.attempt):
-        if rollout.graded and rollout.score >= config.success_reward_threshold:
-            strip = config.remove_thinking_from_demonstration
-            text = remove_thinking(rollout.response) if strip else rollout.response
-            if text.strip():
-                found.setdefault(rollout.uid, []).append(Success(rollout.attempt, break_up(text, markup)))
+        text = _shown_text(rollout, config, markup)
+        if rollout.graded and text:
+            attempt = Attempt(rollout.attempt, text, rollout.score >= config.success_reward_threshold)
+            found.setdefault(rollout.uid, []).append(attempt)
     return found
+
+
+def _shown_text(rollout: Rollout, config: RepromptConfig, markup: Sequence[str]) -> str:
+    """A response as a teacher reads it; empty when it shows nothing."""
+    strip = config.remove_thinking_from_demonstration
+    text = remove_thinking(rollout.response) if strip else rollout.response
+    return break_up(text, markup) if text.strip() else ""
 
 
 def build_teacher_prompts(
@@ -255,30 +329,55 @@ def build_teacher_prompts(
         step: of the training.
         markup: tokens of the chat markup, which demonstrations and feedback must not spell.
     """
-    found = successes(rollouts, config, markup)
+    attempts = shown_attempts(rollouts, config, markup)
     prompts = []
     for rollout in rollouts:
-        candidates = found.get(rollout.uid, [])
-        own = [success for success in candidates if success.attempt == rollout.attempt]
-        if own and config.self_success_as_solution:
-            candidates = own
-        elif config.dont_reprompt_on_self_success:
-            candidates = [success for success in candidates if success not in own]
-        demonstration = None
-        if rollout.graded and candidates:
-            demonstration = demonstrations.choose(candidates, rollout, step).text
-        prompts.append(_teacher_prompt(rollout, demonstration, config, markup))
+        group = attempts.get(rollout.uid, [])
+        sections = _knowledge(rollout, group, config, demonstrations, step, markup) if rollout.graded else []
+        if sections:
+            sections += _context(rollout, group, sections, config, markup)
+        prompts.append(_render(TeacherPrompt([], tuple(sections)), rollout, config))
     return prompts
 
 
-def _teacher_prompt(
-    rollout: Rollout, demonstration: str | None, config: RepromptConfig, markup: Sequence[str]
-) -> TeacherPrompt:
-    wants_feedback = demonstration is None or not config.environment_feedback_only_without_solution
-    feedback = None
-    if config.include_environment_feedback and wants_feedback and rollout.graded and has_feedback(rollout):
-        feedback = break_up(rollout.feedback or "", markup)
-    return _render(TeacherPrompt([], demonstration, feedback), rollout, config)
+def _knowledge(
+    rollout: Rollout,
+    group: Sequence[Attempt],
+    config: RepromptConfig,
+    demonstrations: Demonstrations,
+    step: int,
+    markup: Sequence[str],
+) -> list[Section]:
+    """Demonstrations and feedback: what makes a teacher."""
+    candidates = [attempt for attempt in group if attempt.is_success]
+    own = [success for success in candidates if success.number == rollout.attempt]
+    if own and config.self_success_as_solution:
+        candidates = own
+    elif config.dont_reprompt_on_self_success:
+        candidates = [success for success in candidates if success not in own]
+    chosen = demonstrations.rank(candidates, rollout, step)[: config.num_demonstrations] if candidates else []
+    sections = [Section("solution", success.text) for success in chosen]
+    wants_feedback = not sections or not config.environment_feedback_only_without_solution
+    if config.include_environment_feedback and wants_feedback and has_feedback(rollout):
+        sections.append(Section("feedback", break_up(rollout.feedback or "", markup)))
+    return sections
+
+
+def _context(
+    rollout: Rollout,
+    group: Sequence[Attempt],
+    knowledge: Sequence[Section],
+    config: RepromptConfig,
+    markup: Sequence[str],
+) -> list[Section]:
+    """What is shown beside it: the sample's own attempt, unless it is the demonstration, and failures of others."""
+    sections = []
+    if config.include_own_attempt:
+        text = _shown_text(rollout, config, markup)
+        if text and Section("solution", text) not in knowledge:
+            sections.append(Section("attempt", text))
+    failed = [attempt for attempt in group if not attempt.is_success and attempt.number != rollout.attempt]
+    return sections + [Section("failed", attempt.text) for attempt in failed[: config.num_failed_attempts]]
 
 
 def has_feedback(rollout: Rollout) -> bool:
@@ -287,23 +386,23 @@ def has_feedback(rollout: Rollout) -> bool:
 
 
 def _render(prompt: TeacherPrompt, rollout: Rollout, config: RepromptConfig) -> TeacherPrompt:
-    """Write demonstration and feedback into the last user message; every other message stays as it is.
+    """Write the sections into the last user message; every other message stays as it is.
 
-    With neither, the teacher reads exactly what the student read.
+    With none that teaches, the teacher reads exactly what the student read.
     """
     messages = list(rollout.messages)
     if not prompt.has_target:
-        return replace(prompt, messages=messages)
+        return replace(prompt, messages=messages, sections=())
     last_user = max((i for i, message in enumerate(messages) if message["role"] == "user"), default=None)
     if last_user is None:
         raise ValueError(f"sample {rollout.uid}: the prompt has no user message, so there is nothing to reprompt.")
-    solution = feedback = ""
-    if prompt.demonstration is not None:
-        solution = fill(config.solution_template, successful_previous_attempt=prompt.demonstration)
-    if prompt.feedback is not None:
-        feedback = fill(config.feedback_template, feedback_raw=prompt.feedback)
-    question = text_of(messages[last_user]["content"])
-    content = fill(config.reprompt_template, prompt=question, solution=solution, feedback=feedback)
+    shown = {
+        section.place: "".join(
+            fill(getattr(config, section.template), **{section.placeholder: text}) for text in prompt.texts(kind)
+        )
+        for kind, section in SECTIONS.items()
+    }
+    content = fill(config.reprompt_template, prompt=text_of(messages[last_user]["content"]), **shown)
     messages[last_user] = {**messages[last_user], "content": content}
     return replace(prompt, messages=messages)
 
@@ -317,10 +416,11 @@ def fit_teacher_prompt(
     encode: Callable[[str], list[int]],
     decode: Callable[[list[int]], str],
 ) -> tuple[TeacherPrompt, list[int]]:
-    """Tokenise a teacher prompt, shortening the longer of demonstration and feedback until it fits.
+    """Tokenise a teacher prompt, shortening the longest of its sections until it fits.
 
     Nothing else is ever cut, so that question, section headers, instruction, chat markup and generation header stay
-    whole. A section of which nothing would be left is dropped; a prompt that loses all of them has no target any more.
+    whole. A section of which nothing would be left is dropped; a prompt that loses all that teach has no target any
+    more.
 
     Returns:
         The prompt, marked as truncated if it was, and its token ids, at most `max_reprompt_len`.
@@ -330,22 +430,25 @@ def fit_teacher_prompt(
     """
     token_ids = tokenize_chat(prompt.messages)
     # Encoded once and only ever cut: what is decoded may encode to more tokens again.
-    parts = {name: encode(getattr(prompt, name) or "") for name in ("demonstration", "feedback")}
+    parts = [encode(section.text) for section in prompt.sections]
     while (excess := len(token_ids) - config.max_reprompt_len) > 0:
         where = f"sample {rollout.uid}: its teacher prompt has {len(token_ids)} tokens"
         limit = f"more than max_reprompt_len={config.max_reprompt_len}"
         if config.reprompt_truncation == "error":
             raise ValueError(f"{where}, {limit}. Raise it, or set reprompt_truncation to left or right.")
-        name = max(parts, key=lambda part: len(parts[part]))
-        if not parts[name]:
+        if not prompt.sections:
             raise ValueError(f"{where} without demonstration and feedback, {limit}. Raise max_reprompt_len.")
-        keep = max(len(parts[name]) - excess, 0)
-        start = 0 if config.reprompt_truncation == "right" else len(parts[name]) - keep
-        parts[name] = parts[name][start : start + keep]
+        longest = max(range(len(parts)), key=lambda i: len(parts[i]))
+        keep = max(len(parts[longest]) - excess, 0)
+        start = 0 if config.reprompt_truncation == "right" else len(parts[longest]) - keep
+        parts[longest] = parts[longest][start : start + keep]
         # A cut inside a multi-byte character decodes to replacement characters.
-        text = decode(parts[name]).strip("\N{REPLACEMENT CHARACTER}")
-        left: dict[str, Any] = {name: text if text.strip() else None}
-        prompt = _render(replace(prompt, truncated=True, **left), rollout, config)
+        text = decode(parts[longest]).strip("\N{REPLACEMENT CHARACTER}")
+        sections = list(prompt.sections)
+        sections[longest] = sections[longest]._replace(text=text)
+        if not text.strip():
+            del sections[longest], parts[longest]
+        prompt = _render(replace(prompt, truncated=True, sections=tuple(sections)), rollout, config)
         token_ids = tokenize_chat(prompt.messages)
     return prompt, token_ids
 

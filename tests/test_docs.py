@@ -33,17 +33,17 @@ def examples(monkeypatch):
             del choices[name]
 
 
-def test_the_objective_weighs_tokens_by_the_teachers_entropy(examples):
-    """Two tokens whose teacher has the entropies 0 and 2 nats, beta 1/2: weights 1 and 1/e."""
-    config = SelfDistillationConfig(objective="entropy-weighted", entropy_beta=0.5, is_clip=None, distillation_topk=1)
+def test_the_objective_weighs_tokens_by_the_students_entropy(examples):
+    """Two tokens whose student has the entropies 0 and 2 nats, beta 1/2: weights 0 and 1 - 1/e."""
+    config = SelfDistillationConfig(credit="doubtful", doubt_beta=0.5, is_clip=None, distillation_topk=1)
     assert config.ignored == {}
     topk = torch.tensor([[0.5], [0.5]]).log()
-    student = TokenStatistics(topk[:, 0], torch.zeros(2), None, topk, torch.zeros(2, 1, dtype=torch.long))
-    teacher = student._replace(entropy=torch.tensor([0.0, 2.0]), topk_log_probs=torch.tensor([[0.9], [0.9]]).log())
+    student = TokenStatistics(topk[:, 0], torch.tensor([0.0, 2.0]), None, topk, torch.zeros(2, 1, dtype=torch.long))
+    teacher = student._replace(topk_log_probs=torch.tensor([[0.9], [0.9]]).log())
     tokens = Tokens(torch.tensor([0, 0]), torch.tensor([2]))
     plain = Divergence(config.objective.config)
     parts = [objective(student, teacher, tokens, torch.ones(2))[0] for objective in (config.objective, plain)]
-    assert parts[0].item() == pytest.approx(parts[1].item() / 2 * (1 + torch.tensor(-1.0).exp().item()))
+    assert parts[0].item() == pytest.approx(parts[1].item() / 2 * (1 - torch.tensor(-1.0).exp().item()))
     assert parts[1] > 0
 
 
@@ -82,4 +82,4 @@ def test_every_key_of_the_block_is_on_the_page_with_its_default():
     block = {name: default for name, default in rows if name in defaults()}
     assert set(block) == set(defaults())
     for name, default in defaults().items():
-        assert block[name] in (f"`{default}`", "the authors'"), name
+        assert block[name] in (f"`{default}`", "the authors'", "ours"), name

@@ -128,6 +128,8 @@ EXPECTED = {
     | SDPO
     | REVERSE_KL
     | {
+        f"{DISTILLATION}.credit": "logit-advantage",
+        f"{DISTILLATION}.advantage_clip": 5.0,
         f"{ACTOR}.optim.lr": 1e-6,
         f"{ACTOR}.optim.lr_warmup_steps": 0,
         f"{ACTOR}.ppo_mini_batch_size": 1,
@@ -239,7 +241,18 @@ ABLATIONS = {
         for kind in ("live", "frozen", "trust-region", "ema")
     },
     # Fig. 10 left
-    "ablation_credit": {"SDPO-logit-top100": RICH_SDPO | {f"{DISTILLATION}.distillation_topk": 100}},
+    "ablation_credit": {
+        f"SDPO-credit-{credit}": RICH_SDPO
+        | {f"{DISTILLATION}.distillation_topk": 100, f"{DISTILLATION}.credit": credit}
+        for credit in ("logit", "token", "sequence")
+    },
+    # Eq. 3 and Fig. 11
+    "ablation_hybrid": {
+        f"SDPO-GRPO0.9{name}": RICH_SDPO
+        | {f"{DISTILLATION}.grpo_weight": 0.9, "actor_rollout_ref.model.path": f"Qwen/Qwen3-{size}B"}
+        for size in ("0.6", "1.7", "4", "8")
+        for name in ["" if size == "8" else f"-lcb_v6-Qwen3-{size}B-seed3"]
+    },
     # Table 6
     "ablation_feedback": {
         f"SDPO-feedback-{name}": RICH_SDPO | {f"{DISTILLATION}.{key}": value, "trainer.total_training_steps": 60}
@@ -247,6 +260,7 @@ ABLATIONS = {
             ("output", "success_reward_threshold", 2.0),
             ("solution", "include_environment_feedback", False),
             ("both", "environment_feedback_only_without_solution", False),
+            ("attempt", "include_own_attempt", True),
         )
     },
     # Fig. 16
@@ -263,6 +277,18 @@ ABLATIONS = {
         f"GRPO-rich-lcb_v6-{model[5:]}-seed3": RICH_GRPO | {"actor_rollout_ref.model.path": model}
         for model in OTHER_MODELS
     },
+    # Not of the paper
+    "variants": {
+        f"SDPO-{variant}": EXPECTED["generalization/run_sdpo_all.sh"]
+        | {f"{DISTILLATION}.{key}": value for key, value in settings.items()}
+        | ({f"{ROLLOUT}.max_model_len": 35328} if variant == "mopd" else {})
+        for variant, settings in {
+            "srpo": {"routing": "srpo", "teacher_entropy_beta": 1.0},
+            "sc": {"question_weight": "uncertainty"},
+            "mopd": {"num_demonstrations": 2, "num_failed_attempts": 1, "max_reprompt_len": 27136},
+            "refresh": {"teacher_regularization": "refresh", "teacher_refresh_interval": 50},
+        }.items()
+    },
     # Fig. 19 left
     "ttt_sdpo_batch": {
         f"sdpo_rollouts{n}_q120_seed3": EXPECTED["ttt/run_sdpo_all.sh"]
@@ -276,7 +302,11 @@ ABLATIONS = {
 def ablations():
     """The lines of every ablation, and some of their runs composed: those at the ends of long lists."""
     environment = {"SEEDS": str(SEED), "QUESTIONS": "120"}
-    lists = {recipe: list_runs("launcher.sh", recipe, **environment) for recipe in ABLATIONS}
+    variants = {"DATASETS": "datasets/lcb_v6", "MODELS": "Qwen/Qwen3-8B"}
+    lists = {
+        recipe: list_runs("launcher.sh", recipe, **environment, **(variants if recipe == "variants" else {}))
+        for recipe in ABLATIONS
+    }
     return lists, compose(
         {recipe: lines if len(lines) < 5 else [lines[0], lines[-1]] for recipe, lines in lists.items()}
     )

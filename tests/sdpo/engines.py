@@ -64,6 +64,13 @@ def build_engine(path: str, *, strategy: str, forward_only: bool = False, **opti
     return engine
 
 
+class ActorConfig(SimpleNamespace):
+    """Of verl's what the engine and verl's losses read."""
+
+    def get(self, name, default):
+        return getattr(self, name, default)
+
+
 @dataclass
 class Pair:
     student: SelfDistillationEngine
@@ -92,9 +99,13 @@ def build_pair(
         reference = build_engine(path, strategy=strategy, forward_only=True, **options)
         shift_weights(reference, shift)
     teacher = make_teacher(config, reference, student)
-    actor_config = SimpleNamespace(
+    actor_config = ActorConfig(
         **{
             "self_distillation": config,
+            "clip_ratio": 0.2,
+            "clip_ratio_low": 0.2,
+            "clip_ratio_high": 0.28,
+            "global_batch_info": {},
             "loss_agg_mode": "token-mean",
             "loss_scale_factor": None,
             "entropy_coeff": 0.0,
@@ -149,11 +160,12 @@ class Sample:
     old_log_probs: torch.Tensor
     ref_log_prob: torch.Tensor
     rollout_is_weights: torch.Tensor
+    advantages: torch.Tensor
 
 
 def make_samples(targets: str = "10110011") -> list[Sample]:
     """One row per digit, 1 if its teacher saw something. Prompts, responses and tool calls differ in length."""
-    generator = torch.Generator().manual_seed(0)
+    generator, rewards = torch.Generator().manual_seed(0), torch.Generator().manual_seed(1)
 
     def tokens(shortest: int, longest: int) -> torch.Tensor:
         length = int(torch.randint(shortest, longest + 1, (), generator=generator))
@@ -167,7 +179,9 @@ def make_samples(targets: str = "10110011") -> list[Sample]:
         mask[start : start + 2] = 0
         log_probs = -5 + torch.randn(2, len(response), generator=generator)
         weights = torch.rand(len(response), generator=generator) + 0.5
-        samples.append(Sample(tokens(2, 9), tokens(5, 30), response, mask, target == "1", *log_probs, weights))
+        advantages = torch.randn((), generator=rewards).expand(len(response))
+        values = (*log_probs, weights, advantages)
+        samples.append(Sample(tokens(2, 9), tokens(5, 30), response, mask, target == "1", *values))
     return samples
 
 
@@ -191,9 +205,9 @@ def to_batch(samples: list[Sample], *, global_batch_size: int = 8, **settings) -
         "response_mask": jagged(s.mask for s in samples),
         "loss_mask": jagged(torch.cat([torch.zeros_like(s.prompt), s.mask]) for s in samples),
         "teacher_input_ids": jagged(torch.cat([s.teacher_prompt, s.response]) for s in samples),
-        "self_distillation_mask": torch.tensor([float(s.target) for s in samples]),
+        "teacher_weight": torch.tensor([float(s.target) for s in samples]),
     }
-    for name in ("old_log_probs", "ref_log_prob", "rollout_is_weights"):
+    for name in ("old_log_probs", "ref_log_prob", "rollout_is_weights", "advantages"):
         tensors[name] = jagged(getattr(s, name) for s in samples)
     defaults = {
         "temperature": TEMPERATURE,
@@ -211,12 +225,25 @@ def train(student: SelfDistillationEngine, samples: list[Sample], **settings) ->
         return student.train_batch(to_batch(rank_share(samples), **settings), None)["metrics"]
 
 
-def gradients_of(student: SelfDistillationEngine, samples: list[Sample], **settings) -> tuple[dict, dict]:
-    """Gathered gradients of the rank's mini-batch and what the engine reported, without an optimizer step."""
+def gradients_of(
+    student: SelfDistillationEngine, samples: list[Sample], more: dict | None = None, **settings
+) -> tuple[dict, dict]:
+    """Gathered gradients of the rank's mini-batch and what the engine reported, without an optimizer step.
+
+    more: further fields of the batch.
+    """
+    data = to_batch(samples, **settings)
+    data.update(more or {})
     with student.train_mode():
         student.optimizer_zero_grad()
-        output = student.forward_backward_batch(to_batch(samples, **settings), None)
+        output = student.forward_backward_batch(data, None)
         return full_gradients(student), output
+
+
+def infer_raw(engine: SelfDistillationEngine, samples: list[Sample], **settings) -> dict:
+    """All that the pass for old log-probabilities returns."""
+    with engine.eval_mode(), torch.no_grad():
+        return engine.forward_backward_batch(to_batch(samples, **settings), None, forward_only=True)["model_output"]
 
 
 def infer(engine: SelfDistillationEngine, samples: list[Sample], *, by_verl: bool = False, **settings) -> dict:
@@ -292,6 +319,16 @@ def reference_loss(student: torch.nn.Module, teacher_logits, samples: list[Sampl
         **tensors,
     )
     every = torch.cat([s.mask for s in samples]).bool()
+    teacher_share, reward_share = settings.routing.shares(torch.tensor([s.target for s in samples]))
+    # One share of the teacher for all that have one, in every routing that there is.
+    loss = loss * teacher_share.max()
+    if settings.routing.reads_rewards:
+        gaps = [p.gather(-1, i).squeeze(-1) - s.old_log_probs for p, i, s in zip(log_probs, ids, samples, strict=True)]
+        losses = [
+            share * s.rollout_is_weights * ppo_loss(gap.exp(), s.advantages)
+            for share, s, gap in zip(reward_share.tolist(), samples, gaps, strict=True)
+        ]
+        loss = loss + torch.cat(losses)[every].mean()
     sampled = torch.cat([p.gather(-1, i).squeeze(-1) for p, i in zip(log_probs, ids, strict=True)])[every]
     log_probs = torch.cat(log_probs)[every]
     loss = loss + actor.entropy_coeff * (log_probs.exp() * log_probs).sum(-1).mean()
@@ -300,6 +337,12 @@ def reference_loss(student: torch.nn.Module, teacher_logits, samples: list[Sampl
         kl = {"kl": gap, "low_var_kl": torch.exp(-gap) - 1 + gap}[actor.kl_loss_type]
         loss = loss + actor.kl_loss_coef * kl.clamp(max=10).mean()
     return loss
+
+
+def ppo_loss(ratio: torch.Tensor, advantages: torch.Tensor) -> torch.Tensor:
+    """PPO's clip to [0.8, 1.28], and the dual clip at 3 where the advantage is negative."""
+    clipped = torch.min(ratio * advantages, ratio.clamp(0.8, 1.28) * advantages)
+    return -torch.where(advantages < 0, torch.max(clipped, 3 * advantages), clipped)
 
 
 def reference_gradients(pair: Pair, path: str, samples: list[Sample]) -> tuple[dict, float]:

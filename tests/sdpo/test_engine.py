@@ -66,14 +66,83 @@ def check_gradient_over_steps(engines, path, strategy, options):
         {"settings": {"distillation_topk": None, "alpha": 0.0}},
         {"settings": {"distillation_add_tail": False, "alpha": 1.0, "is_clip": None}},
         {"settings": {"full_logit_distillation": False, "alpha": 1.0}},
+        {"settings": {"credit": "logit-advantage", "alpha": 1.0, "advantage_clip": 0.5}},
+        {"settings": {"credit": "token", "alpha": 1.0, "distillation_add_tail": False}},
+        {"settings": {"credit": "sequence", "alpha": 1.0}},
         {"actor": {"loss_agg_mode": "seq-mean-token-mean"}},
         {"actor": {"loss_agg_mode": "seq-mean-token-sum"}},
         {"actor": {"loss_agg_mode": "seq-mean-token-sum-norm", "loss_scale_factor": 11}},
     ],
-    ids=["full", "top-k", "sampled", "seq-mean-token-mean", "seq-mean-token-sum", "seq-mean-token-sum-norm"],
+    ids=[
+        "full",
+        "top-k",
+        "sampled",
+        "logit-advantage",
+        "token",
+        "sequence",
+        "seq-mean-token-mean",
+        "seq-mean-token-sum",
+        "seq-mean-token-sum-norm",
+    ],
 )
 def test_gradient_of_every_mode(two_ranks, models, options):
     two_ranks.run(check_gradient, path=models["tied"], strategy="fsdp2", options=options)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"grpo_weight": 0.9}, {"routing": "srpo"}, {"grpo_weight": 1.0}], ids=["hybrid", "srpo", "grpo"]
+)
+@pytest.mark.parametrize("targets", ["10110011", "00000000"])
+def test_samples_learn_from_teacher_and_reward(two_ranks, models, settings, targets):
+    two_ranks.run(
+        check_gradient, path=models["tied"], strategy="fsdp2", options={"settings": settings}, targets=targets
+    )
+
+
+def test_logits_are_clipped_against_the_policy_before_the_update(ranks, models):
+    ranks.run(check_policy_clip, path=models["tied"])
+
+
+def check_policy_clip(engines, path):
+    """The inference pass keeps the old policy's top-k; after a step the loss is Eq. 13 at those tokens."""
+    settings = {"credit": "logit-advantage", "alpha": 1.0, "policy_clip": [0.2, 0.28], "is_clip": None}
+    pair = engines.build_pair(path, strategy="fsdp2", settings=settings)
+    samples = engines.make_samples()
+    share = engines.rank_share(samples)
+    old = engines.unsharded(path, engines.full_weights(pair.student))
+    kept = engines.infer_raw(pair.student, share)
+    assert {"old_topk_indices", "old_topk_log_probs"} < set(kept)
+    with torch.no_grad():
+        old_rows = [engines.row_logits(old, s.prompt, s.response).log_softmax(-1).topk(20) for s in samples]
+    mine = [row for row, s in zip(old_rows, samples, strict=True) if any(s is other for other in share)]
+    torch.testing.assert_close(
+        kept["old_topk_log_probs"].values(), torch.cat([row.values for row in mine]).flatten(), **engines.CLOSE
+    )
+    engines.shift_weights(pair.student, 0.02)
+    student, teacher = (engines.unsharded(path, engines.full_weights(e)) for e in (pair.student, pair.reference))
+    losses, is_clipped = [], []
+    for s, row in zip(samples, old_rows, strict=True):
+        if s.target:
+            weights = s.mask * s.rollout_is_weights
+            ours, theirs = (
+                engines.row_logits(model, prompt, s.response).log_softmax(-1).gather(-1, row.indices)
+                for model, prompt in ((student, s.prompt), (teacher, s.teacher_prompt))
+            )
+            ours, theirs, before = (
+                torch.cat([p, (1 - p.exp().sum(-1, keepdim=True)).log()], -1) for p in (ours, theirs, row.values)
+            )
+            ratio, advantages = (ours - before).exp(), (theirs - ours).detach()
+            chosen = torch.min(ratio * advantages, ratio.clamp(0.8, 1.28) * advantages)
+            is_clipped.append((chosen < ratio * advantages).any())
+            losses.append(-(before.exp() * chosen).sum(-1) * weights)
+    assert any(is_clipped)
+    loss = torch.cat(losses).sum() / sum(s.mask.sum() for s in samples if s.target)
+    loss.backward()
+    expected = {name: parameter.grad for name, parameter in student.named_parameters()}
+    for split in ("one-row", "dynamic"):
+        gradients, output = engines.gradients_of(pair.student, share, more=kept, **SPLITS[split])
+        engines.assert_same(gradients, expected)
+        assert engines.global_loss(output) == pytest.approx(loss.item(), rel=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["ema", "trust-region"])

@@ -26,7 +26,19 @@ def main_ppo(cwd, *arguments: str) -> subprocess.CompletedProcess:
 def test_importing_verl_registers_and_stays_light(tmp_path):
     """`import verl` runs in every Ray worker: only the light modules may come with it."""
     code = "import sys, verl; print(sorted(m for m in sys.modules if m.startswith('verl.sdpo')))"
-    pure = ("checks", "config", "head", "model", "objective", "plugin", "reasoning", "reprompt", "teacher")
+    pure = (
+        "checks",
+        "config",
+        "head",
+        "model",
+        "objective",
+        "plugin",
+        "question_weight",
+        "reasoning",
+        "reprompt",
+        "routing",
+        "teacher",
+    )
     assert python(code, tmp_path) == str(["verl.sdpo", *(f"verl.sdpo.{name}" for name in pure)])
 
 

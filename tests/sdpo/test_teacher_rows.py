@@ -77,7 +77,7 @@ def test_every_row_gets_the_prompt_of_its_own_teacher_before_its_own_response():
         "[2+2?]four",
         "[2+2?]$",
     ]
-    assert rows.targets.tolist() == [1.0, 1.0, 0.0, 0.0, 0.0]
+    assert rows.weights.tolist() == [1.0, 1.0, 0.0, 0.0, 0.0]
     assert rows.metrics["self_distillation/teacher_prompt_length/mean"] == 20
     assert rows.metrics["self_distillation/teacher_prompt_length/max"] == 22
     assert rows.metrics["self_distillation/reprompt_sample_fraction"] == 0.5
@@ -94,7 +94,7 @@ def test_a_step_without_a_target_keeps_the_rows_of_the_student_and_says_the_like
         step=3,
     )
     assert texts(rows) == ["[2+2?]four", "[why?]because", "[why?]fill"]
-    assert rows.targets.tolist() == [0.0, 0.0, 0.0]
+    assert rows.weights.tolist() == [0.0, 0.0, 0.0]
     assert "self_distillation/teacher_prompt_length/mean" not in rows.metrics
     for words in (
         "step 3: NO TARGET",
@@ -108,9 +108,43 @@ def test_a_step_without_a_target_keeps_the_rows_of_the_student_and_says_the_like
 def test_a_target_that_truncation_took_away_is_none():
     rows = builder(max_reprompt_len=8).build([sample("2+2?", "five", feedback="too much")], step=3)
     assert "1 lost theirs to max_reprompt_len=8" in rows.warning
-    assert rows.targets.tolist() == [0.0]
+    assert rows.weights.tolist() == [0.0]
     assert rows.prompts == [TeacherPrompt([{"role": "user", "content": "2+2?"}], truncated=True)]
     assert "self_distillation/teacher_prompt_length/mean" not in rows.metrics
+
+
+def test_successes_have_no_teacher_where_they_learn_from_their_reward():
+    """SRPO. The success would be shown its sibling otherwise."""
+    samples = [sample("2+2?", "four", 1.0), sample("2+2?", "4", 1.0, attempt=1), sample("2+2?", "five", attempt=2)]
+    assert builder().build(samples, step=0).weights.tolist() == [1, 1, 1]
+    rows = builder(routing="srpo").build(samples, step=0)
+    assert rows.weights.tolist() == [0, 0, 1]
+    assert texts(rows) == ["[2+2?]four", "[2+2?]4", "<2+2?|right: four>five"]
+
+
+def test_questions_weigh_by_how_unsure_their_success_is():
+    """Rates 1/2, 1/4 and 0 of what was graded: weights 0.5, 0.43 and 0 over their mean 0.311; no teacher, no weight."""
+    scores = {"a": [1, 0], "b": [1, 0, 0, 0], "c": [0]}
+    samples = [
+        sample(question, "x", score, attempt=i, feedback="no" * (score == 0))
+        for question, group in scores.items()
+        for i, score in enumerate(group)
+    ]
+    samples.append(sample("a", "x", 1.0, attempt=2, is_padding=True))
+    rows = builder(question_weight="uncertainty").build(samples, step=0)
+    assert rows.weights.tolist() == pytest.approx([0, 1.608, 0, 1.392, 1.392, 1.392, 0, 0], abs=1e-3)
+    assert rows.warning is None
+
+
+@pytest.mark.parametrize(
+    ("block", "instead"), [({}, "teaches nothing"), ({"grpo_weight": 0.5}, "learns from rewards alone")]
+)
+def test_questions_without_weight_are_said(block, instead):
+    samples = [sample("why?", "because", feedback="no")]
+    rows = builder(question_weight="uncertainty", **block).build(samples, step=2)
+    assert rows.weights.tolist() == [0]
+    assert "step 2: NO TARGET. question_weight=uncertainty gives no weight to any" in rows.warning
+    assert f"so this step {instead}" in rows.warning
 
 
 def graded_samples(errors, padding):
@@ -216,7 +250,7 @@ def test_only_the_template_opens_and_closes_turns(family):
         for name, marks in (("spelled", ()), ("broken up", markup)):
             row_builder = replace(builder(tokenize_chat=tokenize_chat, **block), markup=marks)
             rows = row_builder.build(samples, step=0)
-            assert rows.targets[0] == 1
+            assert rows.weights[0] == 1
             prompts[name] = rows.input_ids[0].tolist()
         marks = wrapped.convert_tokens_to_ids([opening, closing])
         counts = {name: [ids.count(mark) for mark in marks] for name, ids in prompts.items()}

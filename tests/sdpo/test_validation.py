@@ -147,7 +147,21 @@ IMPOSSIBLE = [
     ),
     (
         {"algorithm.use_kl_in_reward": True},
-        ["algorithm.use_kl_in_reward=True", "SDPO does not read", "actor.use_kl_loss=True"],
+        ["algorithm.use_kl_in_reward=True", "nothing here reads", "actor.use_kl_loss=True"],
+    ),
+    (
+        {"algorithm.use_kl_in_reward": True, f"{BLOCK}.grpo_weight": 0.9},
+        ["algorithm.use_kl_in_reward=True", "teacher_regularization=ema", "Set algorithm.use_kl_in_reward=False"],
+    ),
+    (
+        {
+            "algorithm.rollout_correction": {"bypass_mode": True},
+            f"{BLOCK}.credit": "logit-advantage",
+            f"{BLOCK}.alpha": 1.0,
+            f"{BLOCK}.policy_clip": [0.2, 0.28],
+            f"{BLOCK}.is_clip": None,
+        },
+        ["policy_clip with algorithm.rollout_correction.bypass_mode=True", "Set one of them off"],
     ),
     (
         {"actor_rollout_ref.actor.use_kl_loss": True},

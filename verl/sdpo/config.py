@@ -1,18 +1,21 @@
-"""The block `actor_rollout_ref.actor.self_distillation`: flat in the yaml, parsed once into three frozen parts.
+"""The block `actor_rollout_ref.actor.self_distillation`: flat in the yaml, parsed once into frozen parts.
 
 The meaning and default of every key stand in the configurations of the parts: of the objectives (objective.py), of the
-teachers (teacher.py), and of what the teacher reads (reprompt.py). `plugin.py` hands the defaults to Hydra, so that the
+teachers (teacher.py), of what the teacher reads (reprompt.py), and of who learns from it (routing.py,
+question_weight.py). `plugin.py` hands the defaults to Hydra, so that the
 yaml files never repeat them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 from verl.sdpo.checks import BLOCK, require_bool, require_choice
 from verl.sdpo.head import HEADS
 from verl.sdpo.objective import OBJECTIVES, Objective
+from verl.sdpo.question_weight import QUESTION_WEIGHTS, QuestionWeights
 from verl.sdpo.reprompt import DEMONSTRATIONS, Demonstrations, RepromptConfig
+from verl.sdpo.routing import ROUTINGS, Routing
 from verl.sdpo.teacher import TEACHERS
 
 LOSS_MODE = "sdpo"
@@ -24,11 +27,21 @@ TEST_TIME_MODE = "sdpo_ttt"
 class Choices:
     """The keys that choose a class; every other key belongs to the configuration of a class."""
 
-    objective: str = "divergence"
-    """How student and teacher are compared: a name in `OBJECTIVES`."""
+    credit: str = "logit"
+    """What of each position is compared (section 4.2), a name in `OBJECTIVES`. logit: the distributions of next tokens;
+    logit-advantage: the same as a policy gradient, which can be clipped; token: the student's most likely token;
+    sequence: one number for the whole response; sampled-token: the token that was sampled."""
 
     full_logit_distillation: bool = True
-    """The authors' key: False compares only the sampled token (objective sampled-token)."""
+    """The authors' key: False is credit sampled-token."""
+
+    routing: str = "blend"
+    """Which samples learn from the teacher and which from the reward: a name in `ROUTINGS`. blend: all from both, with
+    weight grpo_weight on the reward; srpo: failed samples that have a teacher from it, the others from the reward."""
+
+    question_weight: str = "equal"
+    """How much a question counts: a name in `QUESTION_WEIGHTS`. equal: all alike; uncertainty: by how unsure the
+    model's success is."""
 
     teacher_regularization: str = "ema"
     """ema: moving average of the student; trust-region: log-space mix of the initial model and the student;
@@ -43,20 +56,23 @@ class Choices:
 
     def __post_init__(self):
         require_choice("head", self.head, HEADS)
-        require_choice("objective", self.objective, OBJECTIVES)
+        require_choice("credit", self.credit, OBJECTIVES)
         require_bool("full_logit_distillation", self.full_logit_distillation)
+        require_choice("routing", self.routing, ROUTINGS)
+        require_choice("question_weight", self.question_weight, QUESTION_WEIGHTS)
         require_choice("teacher_regularization", self.teacher_regularization, TEACHERS)
         require_choice("demonstration_choice", self.demonstration_choice, DEMONSTRATIONS)
-        if not self.full_logit_distillation and self.objective not in ("divergence", "sampled-token"):
+        if not self.full_logit_distillation and self.credit not in ("logit", "sampled-token"):
             raise ValueError(
-                f"{BLOCK}.full_logit_distillation=False is the objective sampled-token, but {BLOCK}.objective="
-                f"{self.objective}. Set full_logit_distillation=True, or leave the objective out."
+                f"{BLOCK}.full_logit_distillation=False is credit sampled-token, but {BLOCK}.credit={self.credit}. "
+                "Set full_logit_distillation=True, or leave credit out."
             )
 
 
 def defaults() -> dict[str, Any]:
     """Every key of the block with its default."""
-    kinds = [kind for choices in (OBJECTIVES, TEACHERS, DEMONSTRATIONS) for kind in choices.values()]
+    tables: Sequence[Mapping[str, Any]] = (OBJECTIVES, TEACHERS, DEMONSTRATIONS, ROUTINGS, QUESTION_WEIGHTS)
+    kinds = [kind for choices in tables for kind in choices.values()]
     parts = [Choices, *(kind.Config for kind in kinds), RepromptConfig]
     known: dict[str, Any] = {}
     for part in parts:
@@ -77,7 +93,8 @@ class SelfDistillationConfig:
         objective: how student and teacher are compared.
         teacher_kind, teacher: the class of the teacher, and its frozen configuration.
         head: the class that computes the statistics.
-        reprompt, demonstrations: what the teacher reads, and which success it is shown.
+        reprompt, demonstrations: what the teacher reads, and which successes it is shown.
+        routing, question_weights: who learns from the teacher, and how much each question counts.
         ignored: keys that differ from their default and that none of the chosen classes reads.
 
     Raises:
@@ -90,19 +107,25 @@ class SelfDistillationConfig:
             if key not in known:
                 raise ValueError(f"{BLOCK}.{key}={value!r}: there is no such key. Remove it, or use one of {[*known]}.")
         values = {**known, **block}
-        choices = _take(Choices, values)
-        self.choices = choices
+        choices = self.choices = _take(Choices, values)
+        self.reprompt = _take(RepromptConfig, values)
+        self.head = HEADS[choices.head]
         self.teacher_kind = TEACHERS[choices.teacher_regularization]
         self.teacher = _take(self.teacher_kind.Config, values)
-        self.reprompt = _take(RepromptConfig, values)
-        objective = OBJECTIVES[choices.objective if choices.full_logit_distillation else "sampled-token"]
-        self.objective: Objective = objective(_take(objective.Config, values))
-        self.head = HEADS[choices.head]
-        rule = DEMONSTRATIONS[choices.demonstration_choice]
-        self.demonstrations: Demonstrations = rule(_take(rule.Config, values))
-        parts = (choices, self.teacher, self.reprompt, self.objective.config, self.demonstrations.config)
+        objective = OBJECTIVES[choices.credit if choices.full_logit_distillation else "sampled-token"]
+        self.objective: Objective = _make(objective, values)
+        self.demonstrations: Demonstrations = _make(DEMONSTRATIONS[choices.demonstration_choice], values)
+        self.routing: Routing = _make(ROUTINGS[choices.routing], values)
+        self.question_weights: QuestionWeights = _make(QUESTION_WEIGHTS[choices.question_weight], values)
+        made = (self.objective, self.demonstrations, self.routing, self.question_weights)
+        parts = (choices, self.reprompt, self.teacher, *(part.config for part in made))
         read = {field.name for part in parts for field in fields(part)}
         self.ignored = {key: value for key, value in block.items() if key not in read and value != known[key]}
+
+
+def _make(kind: type, values: Mapping[str, Any]) -> Any:
+    """An instance of one of the classes that the block chooses, with its configuration."""
+    return kind(_take(kind.Config, values))  # type: ignore[attr-defined]
 
 
 def _take(part: type, values: Mapping[str, Any]) -> Any:

@@ -9,7 +9,7 @@ import torch
 
 from verl.sdpo.config import SelfDistillationConfig
 from verl.sdpo.head import TokenStatistics
-from verl.sdpo.objective import Denominators, Tokens, token_weights
+from verl.sdpo.objective import Denominators, Objective, Tokens, token_weights
 
 
 def compute_self_distillation_loss(
@@ -74,7 +74,7 @@ def compute_self_distillation_loss(
             (teacher_log_probs, teacher_all_log_probs, teacher_topk_log_probs),
         )
     )
-    _check(objective.outcomes, student, teacher)
+    _check(objective, student, teacher)
 
     counted_BT = responses_BT if objective.config.denominator == "all" else mask_BT
     denominators = Denominators(
@@ -91,7 +91,10 @@ def compute_self_distillation_loss(
     return loss, metrics
 
 
-def _check(outcomes, student: TokenStatistics, teacher: TokenStatistics) -> None:
+def _check(objective: Objective, student: TokenStatistics, teacher: TokenStatistics) -> None:
+    if objective.needs_old_topk or objective.config.teacher_entropy_beta:
+        raise ValueError("policy_clip and teacher_entropy_beta read what this door is not given: use micro_step.")
+    outcomes = objective.outcomes
     for wanted, name, setting in (
         (outcomes.all, "all_log_probs", "None compares full vocabularies"),
         (bool(outcomes.topk), "topk_log_probs", str(outcomes.topk)),

@@ -13,6 +13,7 @@ import torch
 from verl.sdpo.head import EagerHead, TokenStatistics
 from verl.sdpo.model import Model, Rows
 from verl.sdpo.objective import Denominators, Objective, Tokens, token_weights
+from verl.sdpo.routing import Routing
 from verl.sdpo.teacher import Teacher
 
 
@@ -53,8 +54,8 @@ class MicroBatch:
     """(B, T), the responses, padded."""
     response_mask: torch.Tensor
     """(B, T) bool, true on tokens that the model wrote."""
-    targets: torch.Tensor
-    """(B,) bool, whether the row's teacher knows something."""
+    teacher_weights: torch.Tensor
+    """(B,), how much the row's question counts; 0: its teacher knows nothing."""
     temperature: float
     loss_agg_mode: str
     with_target: Denominators
@@ -62,11 +63,26 @@ class MicroBatch:
     of_all: Denominators
     """Of all its tokens and sequences."""
     old_log_probs: torch.Tensor | None = None
-    """(B, T)."""
+    """(B, T), of the policy at the beginning of the training step."""
+    old_topk_indices: torch.Tensor | None = None
+    """(B, T, K), that policy's most likely tokens."""
+    old_topk_log_probs: torch.Tensor | None = None
+    """(B, T, K)."""
+    advantages: torch.Tensor | None = None
+    """(B, T), of the reward, verl's."""
     rollout_is_weights: torch.Tensor | None = None
     """(B, T)."""
     ref_log_prob: torch.Tensor | None = None
     """(B, T), of the fixed reference of the KL penalty."""
+
+    @property
+    def targets(self) -> torch.Tensor:
+        """(B,) bool, whether the row's teacher knows something."""
+        return self.teacher_weights > 0
+
+
+PolicyLoss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
+"""(N,) old log-probabilities, log-probabilities, weighted advantages, rollout weights -> verl's PPO losses, summed."""
 
 
 def micro_step(
@@ -75,7 +91,9 @@ def micro_step(
     student: Model,
     teacher: Teacher,
     objective: Objective,
+    routing: Routing,
     head_kind: type[EagerHead],
+    policy_loss: PolicyLoss,
     regularizer: Regularizer,
     any_rank: Callable[[torch.Tensor], bool],
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -85,21 +103,27 @@ def micro_step(
     micro-batch in which no rank has a target skips the teacher.
     """
     distilled_BT = batch.response_mask & batch.targets.unsqueeze(-1)
-    wanted_BT = batch.response_mask if regularizer.is_active else distilled_BT
+    reads_all = regularizer.is_active or routing.reads_rewards
+    wanted_BT = batch.response_mask if reads_all else distilled_BT
     head = head_kind(
         batch.token_ids[wanted_BT],
         objective.outcomes,
         temperature=batch.temperature,
+        topk_indices=None if batch.old_topk_indices is None else batch.old_topk_indices[wanted_BT],
         entropy_has_gradient=regularizer.entropy_coeff != 0,
     )
     ours = student.run(batch.student_rows, wanted_BT, head)
     # Attached to the graph: the backward pass of a micro-batch without targets has collectives too.
     loss = ours.log_probs.sum() * 0.0
     metrics: dict[str, torch.Tensor] = {}
+    teacher_share, reward_share = routing.shares(batch.targets)
     if any_rank(batch.targets.any()):
-        compared = ours.at(distilled_BT[wanted_BT]) if regularizer.is_active else ours
+        compared = ours.at(distilled_BT[wanted_BT]) if reads_all else ours
         theirs = _teacher_statistics(batch, teacher, distilled_BT, replace(head, topk_indices=compared.topk_indices))
-        loss, metrics = _distill(batch, objective, compared, theirs, distilled_BT)
+        loss, metrics = _distill(batch, objective, compared, theirs, distilled_BT, teacher_share)
+    if routing.reads_rewards:
+        reward_loss = _reinforce(batch, policy_loss, ours, reward_share)
+        loss, metrics = loss + reward_loss, metrics | {"actor/grpo_loss": reward_loss.detach()}
     if regularizer.is_active:
         weights_N = token_weights(Tokens.of(wanted_BT), batch.loss_agg_mode, batch.of_all)
         ref_log_probs_N = None if batch.ref_log_prob is None else batch.ref_log_prob[wanted_BT]
@@ -126,11 +150,32 @@ def _distill(
     student: TokenStatistics,
     teacher: TokenStatistics,
     distilled_BT: torch.Tensor,
+    share_B: torch.Tensor,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    tokens = Tokens.of(distilled_BT, old_log_probs=batch.old_log_probs, rollout_is_weights=batch.rollout_is_weights)
+    tokens = Tokens.of(
+        distilled_BT,
+        old_log_probs=batch.old_log_probs,
+        rollout_is_weights=batch.rollout_is_weights,
+        old_topk_log_probs=batch.old_topk_log_probs,
+    )
     denominators = batch.of_all if objective.config.denominator == "all" else batch.with_target
-    loss, reports = objective(student, teacher, tokens, token_weights(tokens, batch.loss_agg_mode, denominators))
+    of_rows = (share_B * batch.teacher_weights)[tokens.rows]
+    weights_N = token_weights(tokens, batch.loss_agg_mode, denominators) * of_rows
+    loss, reports = objective(student, teacher, tokens, weights_N)
     reports |= {"student_entropy": student.entropy.detach(), "teacher_entropy": teacher.entropy}
     means_N = token_weights(tokens, "token-mean", batch.with_target)
     metrics = {f"self_distillation/{name}": (values * means_N).sum() for name, values in reports.items()}
     return loss, {"actor/pg_loss": loss.detach(), **metrics}
+
+
+def _reinforce(
+    batch: MicroBatch, policy_loss: PolicyLoss, student: TokenStatistics, share_B: torch.Tensor
+) -> torch.Tensor:
+    """GRPO on all response tokens. PPO's loss grows with its advantages, so that these can carry the weights."""
+    assert batch.advantages is not None and batch.old_log_probs is not None, "verl computes both before the update"
+    tokens = Tokens.of(
+        batch.response_mask, old_log_probs=batch.old_log_probs, rollout_is_weights=batch.rollout_is_weights
+    )
+    weights_N = token_weights(tokens, batch.loss_agg_mode, batch.of_all) * share_B[tokens.rows]
+    advantages_N = batch.advantages[batch.response_mask] * weights_N.to(batch.advantages.dtype)
+    return policy_loss(tokens.old_log_probs, student.log_probs, advantages_N, tokens.rollout_is_weights)

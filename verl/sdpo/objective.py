@@ -6,7 +6,7 @@ paper is which class, and how to add one.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -49,12 +49,19 @@ class Tokens:
     """(N,), of the policy at the beginning of the training step."""
     rollout_is_weights: torch.Tensor | None = None
     """(N,), truncated importance weights of the trainer against the inference engine."""
+    old_topk_log_probs: torch.Tensor | None = None
+    """(N, K), of that policy's most likely tokens, at which student and teacher are then read."""
 
     @classmethod
     def of(cls, mask_BT: torch.Tensor, **values_BT: torch.Tensor | None) -> "Tokens":
         """The tokens where `mask_BT` (bool) is true, row by row."""
         flat = {name: None if values is None else values[mask_BT] for name, values in values_BT.items()}
         return cls(mask_BT.nonzero()[:, 0], mask_BT.sum(-1), **flat)
+
+    def row_means(self, values: torch.Tensor) -> torch.Tensor:
+        """For every token the mean of (N,) values over the tokens of its sequence, (N,)."""
+        sums = values.new_zeros(len(self.row_lens)).index_add(0, self.rows, values)
+        return (sums / self.row_lens.clamp(min=1))[self.rows]
 
 
 def token_weights(tokens: Tokens, loss_agg_mode: str, denominators: Denominators) -> torch.Tensor:
@@ -121,6 +128,9 @@ def divergence(student_log: torch.Tensor, teacher_log: torch.Tensor, alpha: floa
 class ObjectiveConfig:
     """What every objective knows."""
 
+    alpha: float = 0.5
+    """0.0: forward KL(teacher || student); 1.0: reverse KL(student || teacher); between: generalised JSD."""
+
     is_clip: float | None = 2.0
     """Upper bound of the importance ratio pi / pi_old that weighs each token; null: no weight."""
 
@@ -128,19 +138,46 @@ class ObjectiveConfig:
     """What `actor.loss_agg_mode` divides by. targets: the tokens or sequences that have a teacher; all: all of the
     mini-batch. The published numbers, GRPO's too, were made with seq-mean-token-mean and all."""
 
+    teacher_entropy_beta: float = 0.0
+    """Tokens of which the teacher is sure count more: weight exp(-beta H_teacher), with mean one over each response
+    (SRPO, arXiv 2604.02288, which takes 1.0). 0.0: all alike."""
+
     def __post_init__(self):
+        require_fraction("alpha", self.alpha)
         require("is_clip", self.is_clip, lambda v: v is None or (is_number(v) and v > 0), "a number > 0, or null")
         require_choice("denominator", self.denominator, DENOMINATORS)
+        require("teacher_entropy_beta", self.teacher_entropy_beta, lambda v: is_number(v) and v >= 0, "a number >= 0")
 
 
 @dataclass(frozen=True)
-class AlphaConfig(ObjectiveConfig):
-    alpha: float = 0.5
-    """0.0: forward KL(teacher || student); 1.0: reverse KL(student || teacher); between: generalised JSD."""
+class TailConfig(ObjectiveConfig):
+    distillation_add_tail: bool = True
+    """Lump the probability outside the top-k into one extra bucket. False leaves it out: a divergence is renormalised
+    over the top-k, advantages keep their probabilities."""
 
     def __post_init__(self):
         super().__post_init__()
-        require_fraction("alpha", self.alpha)
+        require_bool("distillation_add_tail", self.distillation_add_tail)
+
+
+@dataclass(frozen=True)
+class TopkConfig(TailConfig):
+    distillation_topk: int | None = 100
+    """Tokens of the student's distribution that are compared; null compares the full vocabulary."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(
+            "distillation_topk",
+            self.distillation_topk,
+            lambda v: v is None or is_positive_int(v),
+            "a whole number >= 1, or null for the full vocabulary",
+        )
+
+
+def outcomes_of(topk: int | None) -> Outcomes:
+    """The student's top-k, or the full vocabulary."""
+    return Outcomes(all=True) if topk is None else Outcomes(topk=topk)
 
 
 class Objective:
@@ -149,17 +186,24 @@ class Objective:
     Config: ClassVar[type[ObjectiveConfig]]
     outcomes: Outcomes
     """What it reads of both models, besides the sampled token."""
+    needs_old_topk: bool = False
+    """It reads the outcomes that were most likely before the training step, and how likely they were."""
 
     def __init__(self, config: Any):
         self.config = config
 
-    def compare(self, student: TokenStatistics, teacher: TokenStatistics) -> tuple[torch.Tensor, torch.Tensor]:
-        """Loss per token, (N,), and the reverse KL that is reported, (N,)."""
+    def compare(
+        self, student: TokenStatistics, teacher: TokenStatistics, tokens: Tokens
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Loss per token, (N,), and what to report of every token, (N,) each: `kl`, the reverse KL, and others."""
         raise NotImplementedError
 
-    def weigh(self, student: TokenStatistics, teacher: TokenStatistics) -> torch.Tensor | float:
+    def weigh(self, student: TokenStatistics, teacher: TokenStatistics, tokens: Tokens) -> torch.Tensor | float:
         """A further weight of each token, (N,), without gradient."""
-        return 1.0
+        if not self.config.teacher_entropy_beta:
+            return 1.0
+        sureness = (-self.config.teacher_entropy_beta * teacher.entropy).exp()
+        return sureness / tokens.row_means(sureness)
 
     def __call__(
         self, student: TokenStatistics, teacher: TokenStatistics, tokens: Tokens, weights: torch.Tensor
@@ -173,54 +217,47 @@ class Objective:
             `sum_t weight_t w_t loss_t`, where w_t is the importance ratio stopgrad(min(pi / pi_old, is_clip)) times the
             rollout weight (App. A.4); and what to report of every token, (N,) each.
         """
-        loss, reverse_kl = self.compare(student, teacher)
-        reports = {"kl": reverse_kl, "is_clip_fraction": torch.zeros_like(reverse_kl)}
+        loss, reports = self.compare(student, teacher, tokens)
+        reports["is_clip_fraction"] = torch.zeros_like(reports["kl"])
         if student.topk_log_probs is not None:
             reports["tail_mass"] = 1 - student.topk_log_probs.detach().exp().sum(-1)
         if self.config.is_clip is not None and tokens.old_log_probs is not None:
-            log_ratio = (student.log_probs.detach() - tokens.old_log_probs).clamp(-MAX_ABS_LOG_RATIO, MAX_ABS_LOG_RATIO)
-            ratio = log_ratio.exp()
+            ratio = importance_ratio(student.log_probs.detach(), tokens.old_log_probs)
             reports["is_clip_fraction"] = (ratio > self.config.is_clip).to(loss.dtype)
             loss = loss * ratio.clamp(max=self.config.is_clip)
         if tokens.rollout_is_weights is not None:
             loss = loss * tokens.rollout_is_weights
-        return (loss * self.weigh(student, teacher) * weights.to(loss.dtype)).sum(), reports
+        return (loss * self.weigh(student, teacher, tokens) * weights.to(loss.dtype)).sum(), reports
+
+
+def importance_ratio(log_probs: torch.Tensor, old_log_probs: torch.Tensor) -> torch.Tensor:
+    """pi / pi_old, bounded far beyond any clip so that it stays finite."""
+    return (log_probs - old_log_probs).clamp(-MAX_ABS_LOG_RATIO, MAX_ABS_LOG_RATIO).exp()
 
 
 class Divergence(Objective):
     """Logit level: a divergence of next-token distributions (Eq. 1), over all tokens or the student's top-k."""
 
     @dataclass(frozen=True)
-    class Config(AlphaConfig):
-        distillation_topk: int | None = 100
-        """Tokens of the student's distribution that are compared; null compares the full vocabulary."""
-
-        distillation_add_tail: bool = True
-        """Lump the probability outside the top-k into one extra bucket; False renormalises over the top-k."""
-
+    class Config(TopkConfig):
         def __post_init__(self):
             super().__post_init__()
-            require(
-                "distillation_topk",
-                self.distillation_topk,
-                lambda v: v is None or is_positive_int(v),
-                "a whole number >= 1, or null for the full vocabulary",
-            )
-            require_bool("distillation_add_tail", self.distillation_add_tail)
             if self.distillation_topk == 1 and not self.distillation_add_tail:
                 raise ValueError(
                     f"{BLOCK}.distillation_topk=1 with {BLOCK}.distillation_add_tail=False: one token, renormalised, "
-                    "is certain to both models, so the loss is always zero. Set distillation_add_tail=True."
+                    "is certain to both models, so the loss is always zero. Set distillation_add_tail=True, or "
+                    "credit=token."
                 )
 
     @property
     def outcomes(self) -> Outcomes:  # type: ignore[override]
-        topk = self.config.distillation_topk
-        return Outcomes(all=True) if topk is None else Outcomes(topk=topk)
+        return outcomes_of(self.config.distillation_topk)
 
-    def compare(self, student: TokenStatistics, teacher: TokenStatistics) -> tuple[torch.Tensor, torch.Tensor]:
+    def compare(
+        self, student: TokenStatistics, teacher: TokenStatistics, tokens: Tokens
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         ours, theirs = self._compared(student), self._compared(teacher).detach()
-        return divergence(ours, theirs, self.config.alpha), kl_divergence(ours.detach(), theirs)
+        return divergence(ours, theirs, self.config.alpha), {"kl": kl_divergence(ours.detach(), theirs)}
 
     def _compared(self, statistics: TokenStatistics) -> torch.Tensor:
         """(N, K) log-probabilities that sum to one."""
@@ -231,25 +268,181 @@ class Divergence(Objective):
         return F.log_softmax(statistics.topk_log_probs, dim=-1)
 
 
+# Advantages: the reverse KL's gradient as a policy gradient, where log(q/pi) is the advantage (§2.1, App. B.1)
+
+
+def require_reverse_kl(alpha: float, credit: str) -> None:
+    """
+    Raises:
+        ValueError: on another divergence.
+    """
+    if alpha != 1.0:
+        raise ValueError(
+            f"{BLOCK}.alpha={alpha} with credit {credit}: its advantages log(teacher / student) belong to the reverse "
+            "KL and to no other divergence. Set alpha=1.0, or credit=logit with full_logit_distillation=True."
+        )
+
+
 class SampledToken(Objective):
     """The sampled token alone: stopgrad(log s - log t) log s, an estimate of the reverse KL's gradient (Eq. 2)."""
 
     @dataclass(frozen=True)
-    class Config(AlphaConfig):
+    class Config(ObjectiveConfig):
         def __post_init__(self):
             super().__post_init__()
-            if self.alpha != 1.0:
-                raise ValueError(
-                    f"{BLOCK}.alpha={self.alpha} with the objective sampled-token, which {BLOCK}."
-                    "full_logit_distillation=False chooses too: one sampled token can only estimate the reverse KL. "
-                    "Set alpha=1.0, or objective=divergence with full_logit_distillation=True."
-                )
+            require_reverse_kl(self.alpha, "sampled-token")
 
     outcomes = SAMPLED_TOKEN
 
-    def compare(self, student: TokenStatistics, teacher: TokenStatistics) -> tuple[torch.Tensor, torch.Tensor]:
+    def compare(
+        self, student: TokenStatistics, teacher: TokenStatistics, tokens: Tokens
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         log_ratio = (student.log_probs - teacher.log_probs).detach()
-        return log_ratio * student.log_probs, log_ratio
+        return log_ratio * student.log_probs, {"kl": log_ratio}
 
 
-OBJECTIVES: Mapping[str, type[Objective]] = {"divergence": Divergence, "sampled-token": SampledToken}
+@dataclass(frozen=True)
+class AdvantageConfig(ObjectiveConfig):
+    policy_clip: tuple[float, float] | None = None
+    """[low, high]: PPO's clip of pi / pi_old to [1 - low, 1 + high], for every compared token on its own (Eq. 13);
+    null: none."""
+
+    advantage_clip: float | None = None
+    """Upper bound of the advantages. The paper's runs at test time took 5.0, of which a row of Table 12 is all that it
+    says; null: none."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.policy_clip is not None:
+            clip = self.policy_clip
+            is_pair = isinstance(clip, Sequence) and not isinstance(clip, str) and len(clip) == 2
+            require(
+                "policy_clip",
+                clip,
+                lambda v: is_pair and all(is_number(bound) and bound > 0 for bound in v) and v[0] < 1,
+                "[low, high] with 0 < low < 1 and 0 < high, or null",
+            )
+            if self.is_clip is not None:
+                raise ValueError(
+                    f"{BLOCK}.policy_clip={list(clip)} with {BLOCK}.is_clip={self.is_clip}: both weigh by pi / pi_old, "
+                    "which would count twice. Set is_clip=null."
+                )
+        require(
+            "advantage_clip",
+            self.advantage_clip,
+            lambda v: v is None or (is_number(v) and v > 0),
+            "a number > 0, or null",
+        )
+
+
+class Advantages(Objective):
+    """The policy-gradient form: -E[min(w A, clip(w) A)] with w = pi / pi_old and advantages A that have no gradient."""
+
+    def clip_advantages(self, advantages: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Bounded from above; and where they were, as floats."""
+        limit = math.inf if self.config.advantage_clip is None else self.config.advantage_clip
+        return advantages.clamp(max=limit), (advantages > limit).to(advantages.dtype)
+
+    def surrogate(
+        self, log_probs: torch.Tensor, old_log_probs: torch.Tensor, advantages: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """-min(w A, clip(w) A), any shape; and where the clip took the gradient, as floats."""
+        ratio = importance_ratio(log_probs, old_log_probs)
+        if self.config.policy_clip is None:
+            return -ratio * advantages, torch.zeros_like(advantages)
+        low, high = self.config.policy_clip
+        free, clipped = ratio * advantages, ratio.clamp(1 - low, 1 + high) * advantages
+        return -torch.minimum(free, clipped), (clipped < free).to(advantages.dtype)
+
+
+class LogitAdvantages(Advantages):
+    """Logit level: every compared token's advantage, weighed by its probability before the training step (Eq. 13).
+
+    Without `policy_clip` the present policy stands for the old one, and its gradient is the reverse KL's (Eq. 2); with
+    it, the tokens are the old policy's most likely ones.
+    """
+
+    @dataclass(frozen=True)
+    class Config(TopkConfig, AdvantageConfig):
+        def __post_init__(self):
+            super().__post_init__()
+            require_reverse_kl(self.alpha, "logit-advantage")
+            if self.policy_clip is not None and self.distillation_topk is None:
+                raise ValueError(
+                    f"{BLOCK}.policy_clip={list(self.policy_clip)} with {BLOCK}.distillation_topk=null: the old "
+                    "policy's probabilities of the whole vocabulary would have to be kept. Set distillation_topk."
+                )
+
+    @property
+    def outcomes(self) -> Outcomes:  # type: ignore[override]
+        return outcomes_of(self.config.distillation_topk)
+
+    @property
+    def needs_old_topk(self) -> bool:  # type: ignore[override]
+        return self.config.policy_clip is not None
+
+    def compare(
+        self, student: TokenStatistics, teacher: TokenStatistics, tokens: Tokens
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        ours = self._buckets(student.all_log_probs, student.topk_log_probs)
+        theirs = self._buckets(teacher.all_log_probs, teacher.topk_log_probs).detach()
+        old = ours.detach()
+        if self.needs_old_topk:
+            old = self._buckets(None, tokens.old_topk_log_probs)
+        advantages, is_bounded = self.clip_advantages(theirs - ours.detach())
+        loss, is_clipped = self.surrogate(ours, old, advantages)
+        return (old.exp() * loss).sum(-1), {
+            "kl": kl_divergence(ours.detach(), theirs),
+            "advantage_clip_fraction": (old.exp() * is_bounded).sum(-1),
+            "policy_clip_fraction": (old.exp() * is_clipped).sum(-1),
+        }
+
+    def _buckets(self, all_log_probs: torch.Tensor | None, topk_log_probs: torch.Tensor | None) -> torch.Tensor:
+        """(N, V), (N, K + 1) or, without the tail, (N, K) log-probabilities."""
+        if topk_log_probs is None:
+            assert all_log_probs is not None
+            return all_log_probs
+        return add_tail(topk_log_probs) if self.config.distillation_add_tail else topk_log_probs
+
+
+class TokenAdvantage(LogitAdvantages):
+    """Token level (§4.2): the student's most likely token at each position, whatever was sampled, and the tail."""
+
+    @dataclass(frozen=True)
+    class Config(TailConfig, AdvantageConfig):
+        def __post_init__(self):
+            super().__post_init__()
+            require_reverse_kl(self.alpha, "token")
+
+    outcomes = Outcomes(topk=1)  # type: ignore[assignment]
+
+
+class SequenceAdvantage(Advantages):
+    """Sequence level (§4.2): the mean of the sampled tokens' advantages, one number on all tokens of a response."""
+
+    @dataclass(frozen=True)
+    class Config(AdvantageConfig):
+        def __post_init__(self):
+            super().__post_init__()
+            require_reverse_kl(self.alpha, "sequence")
+
+    outcomes = SAMPLED_TOKEN
+
+    def compare(
+        self, student: TokenStatistics, teacher: TokenStatistics, tokens: Tokens
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        ours = student.log_probs
+        log_ratio = (ours - teacher.log_probs).detach()
+        advantages, is_bounded = self.clip_advantages(tokens.row_means(-log_ratio))
+        old = ours.detach() if self.config.policy_clip is None else tokens.old_log_probs
+        loss, is_clipped = self.surrogate(ours, old, advantages)
+        return loss, {"kl": log_ratio, "advantage_clip_fraction": is_bounded, "policy_clip_fraction": is_clipped}
+
+
+OBJECTIVES: Mapping[str, type[Objective]] = {
+    "logit": Divergence,
+    "logit-advantage": LogitAdvantages,
+    "token": TokenAdvantage,
+    "sequence": SequenceAdvantage,
+    "sampled-token": SampledToken,
+}

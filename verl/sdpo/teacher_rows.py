@@ -49,8 +49,8 @@ class TeacherRows:
 
     input_ids: list[torch.Tensor]
     """(teacher prompt + response,) each; the student's own row where the teacher knows nothing."""
-    targets: torch.Tensor
-    """(B,) float, 1 where the teacher knows something."""
+    weights: torch.Tensor
+    """(B,) float, the weight of its question where the teacher knows something, else 0."""
     prompts: list[TeacherPrompt]
     metrics: dict[str, float]
     warning: str | None
@@ -81,6 +81,8 @@ class TeacherRowBuilder:
         metrics = {"self_distillation/grader_error_fraction": self._grader_error_rate(samples, step)}
         rollouts = [sample.rollout for sample in samples]
         prompts = build_teacher_prompts(rollouts, self.config.reprompt, self.config.demonstrations, step, self.markup)
+        if not self.config.routing.teaches_successes:
+            prompts = [self._without_success(*pair) for pair in zip(prompts, rollouts, strict=True)]
         rows, prompt_lens = [], []
         for i, sample in enumerate(samples):
             prompt_ids = sample.prompt_ids
@@ -96,8 +98,27 @@ class TeacherRowBuilder:
             metrics["self_distillation/teacher_prompt_length/mean"] = sum(prompt_lens) / len(prompt_lens)
             metrics["self_distillation/teacher_prompt_length/max"] = max(prompt_lens)
         targets = torch.tensor([float(prompt.has_target) for prompt in prompts])
-        warning = None if prompt_lens else self._no_target(rollouts, prompts, step)
-        return TeacherRows(rows, targets, prompts, metrics, warning)
+        weights = targets * self._question_weights(rollouts)
+        warning = None if weights.any() else self._no_target(rollouts, prompts, step)
+        return TeacherRows(rows, weights, prompts, metrics, warning)
+
+    def _is_success(self, rollout: Rollout) -> bool:
+        return rollout.score >= self.config.reprompt.success_reward_threshold
+
+    def _without_success(self, prompt: TeacherPrompt, rollout: Rollout) -> TeacherPrompt:
+        """A success keeps the student's prompt, and learns from its reward."""
+        return TeacherPrompt(list(rollout.messages)) if self._is_success(rollout) else prompt
+
+    def _question_weights(self, rollouts: Sequence[Rollout]) -> torch.Tensor:
+        """The weight of each rollout's question, (B,)."""
+        groups: dict[str, list[bool]] = {}
+        for rollout in rollouts:
+            if rollout.graded:
+                groups.setdefault(rollout.uid, []).append(self._is_success(rollout))
+        rates = [sum(group) / len(group) for group in groups.values()]
+        weights = dict(zip(groups, self.config.question_weights.weigh(rates), strict=True))
+        # What was not graded has no target anyhow.
+        return torch.tensor([weights.get(rollout.uid, 0.0) for rollout in rollouts])
 
     def _grader_error_rate(self, samples: Sequence[Sample], step: int) -> float:
         """The share of samples that the reward function could not grade; an error when they are many."""
@@ -146,9 +167,15 @@ class TeacherRowBuilder:
 
     def _no_target(self, rollouts: Sequence[Rollout], prompts: Sequence[TeacherPrompt], step: int) -> str:
         config = self.config.reprompt
+        instead = "learns from rewards alone" if self.config.routing.reads_rewards else "teaches nothing"
+        if any(prompt.has_target for prompt in prompts):
+            return (
+                f"step {step}: NO TARGET. question_weight={self.config.choices.question_weight} gives no weight to any "
+                f"question that has a teacher, so this step {instead}. Take questions that the model solves sometimes."
+            )
         best = max((rollout.score for rollout in rollouts if rollout.graded), default=float("nan"))
         return (
-            f"step {step}: NO TARGET. No sample has a demonstration or usable feedback, so this step teaches nothing. "
+            f"step {step}: NO TARGET. No sample has a demonstration or usable feedback, so this step {instead}. "
             f"Best score {best:.3g} against success_reward_threshold={config.success_reward_threshold:.3g}; "
             f"{sum(map(has_feedback, rollouts))} of {len(rollouts)} samples came with feedback "
             f"(include_environment_feedback={config.include_environment_feedback}); "

@@ -12,13 +12,13 @@ from tensordict import TensorDict
 
 from verl.sdpo.adapters.actor_config import SelfDistillationActorConfig
 from verl.sdpo.adapters.head_place import head_replaced, predicting_positions, refuse_changed_logits
+from verl.sdpo.adapters.losses import make_policy_loss, make_regularizer
 from verl.sdpo.config import SelfDistillationConfig
-from verl.sdpo.head import SAMPLED_TOKEN, ChunkedHead
-from verl.sdpo.micro_step import MicroBatch, Regularizer, micro_step
+from verl.sdpo.head import SAMPLED_TOKEN, ChunkedHead, Outcomes
+from verl.sdpo.micro_step import MicroBatch, micro_step
 from verl.sdpo.model import Result, Rows
 from verl.sdpo.objective import Denominators
 from verl.sdpo.teacher import Teacher
-from verl.trainer.ppo.core_algos import kl_penalty
 from verl.utils import tensordict_utils as tu
 from verl.utils.device import get_device_id, get_device_name
 from verl.utils.metric import Metric
@@ -26,6 +26,8 @@ from verl.workers.engine import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
 MODEL_TYPE = "sdpo_language_model"
+# Fields of a sample: the most likely tokens of every response position before the update, flat (its length * K,).
+OLD_TOPK = ("old_topk_indices", "old_topk_log_probs")
 
 
 @EngineRegistry.register(model_type=MODEL_TYPE, backend=["fsdp", "fsdp2"], device="cuda")
@@ -35,6 +37,8 @@ class SelfDistillationEngine(FSDPEngineWithLMHead):
     actor_config: SelfDistillationActorConfig
     settings: SelfDistillationConfig
     teacher: Teacher
+    old_outcomes: Outcomes = SAMPLED_TOKEN
+    """What the pass for old log-probabilities keeps of every position, besides the sampled token."""
 
     def __init__(self, model_config, *args, **kwargs):
         super().__init__(model_config, *args, **kwargs)
@@ -47,11 +51,10 @@ class SelfDistillationEngine(FSDPEngineWithLMHead):
         self.actor_config = actor_config
         self.settings = actor_config.self_distillation
         self.teacher = teacher
-        self.regularizer = Regularizer(
-            entropy_coeff=actor_config.entropy_coeff,
-            kl_coef=actor_config.kl_loss_coef if actor_config.use_kl_loss else 0.0,
-            kl_penalty=lambda log_probs, reference: kl_penalty(log_probs, reference, actor_config.kl_loss_type),
-        )
+        self.regularizer = make_regularizer(actor_config)
+        self.policy_loss = make_policy_loss(actor_config)
+        if self.settings.objective.needs_old_topk:
+            self.old_outcomes = self.settings.objective.outcomes
 
     def optimizer_step(self) -> float:
         grad_norm = super().optimizer_step()
@@ -68,7 +71,7 @@ class SelfDistillationEngine(FSDPEngineWithLMHead):
 
     def _count_targets(self, data: TensorDict) -> None:
         """Count the distilled tokens and sequences of the global mini-batch."""
-        tokens = data["response_mask"].to_padded_tensor(0).sum(-1) * data["self_distillation_mask"]
+        tokens = data["response_mask"].to_padded_tensor(0).sum(-1) * (data["teacher_weight"] > 0)
         counts = torch.stack([tokens.sum(), (tokens > 0).sum()]).long().to(get_device_id())
         torch.distributed.all_reduce(counts, group=self.get_data_parallel_group())
         num_tokens, num_sequences = counts.tolist()
@@ -96,6 +99,8 @@ class SelfDistillationEngine(FSDPEngineWithLMHead):
             student=self,
             teacher=self.teacher,
             objective=self.settings.objective,
+            routing=self.settings.routing,
+            policy_loss=self.policy_loss,
             head_kind=self.settings.head,
             regularizer=self.regularizer,
             any_rank=self._any_rank,
@@ -110,15 +115,18 @@ class SelfDistillationEngine(FSDPEngineWithLMHead):
         shared = {"dp_size": batch["dp_size"], "loss_scale_factor": actor.loss_scale_factor}
         padded = {
             name: batch[name].to_padded_tensor(0.0)
-            for name in ("old_log_probs", "rollout_is_weights", "ref_log_prob")
+            for name in ("old_log_probs", "advantages", "rollout_is_weights", "ref_log_prob")
             if name in batch
         }
+        mask_BT = batch["response_mask"].to_padded_tensor(0).bool()
+        if self.old_outcomes.topk:
+            padded |= {name: batch[name].to_padded_tensor(0).view(*mask_BT.shape, -1) for name in OLD_TOPK}
         return MicroBatch(
             student_rows=Rows(batch.get("student_input_ids", batch["input_ids"]), response_lens),
             teacher_rows=Rows(batch["teacher_input_ids"], response_lens),
             token_ids=responses.to_padded_tensor(0),
-            response_mask=batch["response_mask"].to_padded_tensor(0).bool(),
-            targets=batch["self_distillation_mask"].bool(),
+            response_mask=mask_BT,
+            teacher_weights=batch["teacher_weight"],
             temperature=batch["temperature"],
             loss_agg_mode=actor.loss_agg_mode,
             with_target=Denominators(batch["num_target_tokens"], batch["num_target_sequences"], **shared),
@@ -139,15 +147,21 @@ class SelfDistillationEngine(FSDPEngineWithLMHead):
         rows = Rows(batch["input_ids"], batch["responses"].offsets().diff())
         width = int(rows.response_lens.max())
         wanted = torch.arange(width, device=rows.response_lens.device) < rows.response_lens.unsqueeze(-1)
-        head = ChunkedHead(batch["responses"].values(), SAMPLED_TOKEN, temperature=batch["temperature"])
+        head = ChunkedHead(batch["responses"].values(), self.old_outcomes, temperature=batch["temperature"])
         statistics = self.run(rows, wanted, head)
         offsets = batch["input_ids"].offsets()
         positions = predicting_positions(rows, wanted, offsets[:-1])
         zeros = statistics.log_probs.new_zeros(int(offsets[-1]))
-        return {
+        scores = {
             name: torch.nested.nested_tensor_from_jagged(zeros.index_put((positions,), value), offsets)
             for name, value in (("log_probs", statistics.log_probs), ("entropy", statistics.entropy))
         }
+        if self.old_outcomes.topk:
+            kept = {name: getattr(statistics, name.removeprefix("old_")) for name in OLD_TOPK}
+            for name, values_NK in kept.items():
+                flat_offsets = batch["responses"].offsets() * values_NK.shape[-1]
+                scores[name] = torch.nested.nested_tensor_from_jagged(values_NK.flatten(), flat_offsets)
+        return scores
 
     def run(self, rows: Rows, wanted: torch.Tensor, at_head: Callable[..., Result]) -> Result:
         """See `Model`."""

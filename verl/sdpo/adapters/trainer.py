@@ -58,7 +58,7 @@ class TeacherRowsMixin(Trainer):
         return batch
 
     def _add_teacher_rows(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
-        """Write `teacher_input_ids` (jagged, teacher prompt + response) and `self_distillation_mask` (B,)."""
+        """Write `teacher_input_ids` (jagged, teacher prompt + response) and `teacher_weight` (B,)."""
         samples = self._samples(batch)
         rows = self.teacher_row_builder.build(samples, self.global_steps)
         metrics.update(rows.metrics)
@@ -68,7 +68,7 @@ class TeacherRowsMixin(Trainer):
             self._dump_teacher_prompts([sample.rollout for sample in samples], rows)
         fields = {
             "teacher_input_ids": torch.nested.as_nested_tensor(rows.input_ids, layout=torch.jagged),
-            "self_distillation_mask": rows.targets,
+            "teacher_weight": rows.weights,
         }
         # Only the meta that comes back carries the new fields to the workers.
         fields = TensorDict(fields, batch_size=len(samples))

@@ -87,6 +87,7 @@ def validate_training_config(config: Mapping) -> None:
     _validate_lengths(config, block.reprompt.max_reprompt_len)
     _validate_micro_batches(config)
     _validate_normalisation(actor)
+    _validate_old_policy(config, block)
     validate_text_only(config["data"])
 
 
@@ -136,20 +137,25 @@ def _validate_model(actor: Mapping, ref: Mapping, model: Mapping) -> None:
 
 
 def _validate_reference(config: Mapping, block: SelfDistillationConfig) -> None:
-    if config["algorithm"]["use_kl_in_reward"]:
+    if config["algorithm"]["use_kl_in_reward"] and not block.routing.reads_rewards:
         raise ValueError(
-            f"algorithm.use_kl_in_reward=True with loss_mode={LOSS_MODE}: it changes advantages, which SDPO does not "
-            "read. Set algorithm.use_kl_in_reward=False; a KL to the initial model is actor.use_kl_loss=True with "
+            f"algorithm.use_kl_in_reward=True with loss_mode={LOSS_MODE}: it changes advantages, which nothing here "
+            "reads. Set algorithm.use_kl_in_reward=False; a KL to the initial model is actor.use_kl_loss=True with "
             f"{BLOCK}.teacher_regularization=trust-region or frozen."
         )
     teacher = block.choices.teacher_regularization
     if block.teacher_kind.moves:
-        if config["actor_rollout_ref"]["actor"]["use_kl_loss"]:
-            raise ValueError(
-                f"actor_rollout_ref.actor.use_kl_loss=True with {BLOCK}.teacher_regularization={teacher}: the "
-                "reference model is the moving teacher, no fixed reference is left for the KL. Set use_kl_loss=False, "
-                "or teacher_regularization=trust-region."
-            )
+        penalties = {
+            "actor_rollout_ref.actor.use_kl_loss": config["actor_rollout_ref"]["actor"]["use_kl_loss"],
+            "algorithm.use_kl_in_reward": config["algorithm"]["use_kl_in_reward"],
+        }
+        for key, is_on in penalties.items():
+            if is_on:
+                raise ValueError(
+                    f"{key}=True with {BLOCK}.teacher_regularization={teacher}: the reference model is the moving "
+                    f"teacher, no fixed reference is left for the KL. Set {key}=False, or "
+                    "teacher_regularization=trust-region."
+                )
         dtype = config["actor_rollout_ref"]["ref"]["fsdp_config"]["model_dtype"]
         if dtype not in ("fp32", "float32"):
             raise ValueError(
@@ -225,4 +231,13 @@ def _validate_normalisation(actor: Mapping) -> None:
             "actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-sum-norm with loss_scale_factor=null divides by the "
             "longest response of each micro-batch, so that the gradient depends on how samples are grouped. Set "
             "loss_scale_factor, for instance to data.max_response_length."
+        )
+
+
+def _validate_old_policy(config: Mapping, block: SelfDistillationConfig) -> None:
+    correction = config["algorithm"].get("rollout_correction") or {}
+    if block.objective.needs_old_topk and correction.get("bypass_mode", False):
+        raise ValueError(
+            f"{BLOCK}.policy_clip with algorithm.rollout_correction.bypass_mode=True: the old policy's most likely "
+            "tokens come from the pass for old log-probabilities, which bypass_mode leaves out. Set one of them off."
         )

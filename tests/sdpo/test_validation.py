@@ -163,6 +163,15 @@ IMPOSSIBLE = [
         },
         ["policy_clip with algorithm.rollout_correction.bypass_mode=True", "Set one of them off"],
     ),
+    ({"data.refill_until_target": -1}, ["data.refill_until_target=-1: expected a whole number of rounds"]),
+    (
+        {"data.refill_until_target": 2, "data.gen_batch_size": 32},
+        ["data.refill_until_target=2", "gen_batch_size=32", "Set data.gen_batch_size=1"],
+    ),
+    (
+        {"data.refill_until_target": 2, "data.gen_batch_size": 1, "algorithm.filter_groups": {"enable": True}},
+        ["data.refill_until_target=2", "filter_groups.enable=True", "Set one of them off"],
+    ),
     (
         {"actor_rollout_ref.actor.use_kl_loss": True},
         ["actor_rollout_ref.actor.use_kl_loss=True", "teacher_regularization=ema", "use_kl_loss=False"],

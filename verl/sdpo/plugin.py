@@ -8,6 +8,7 @@ here at DEBUG level; `tests/sdpo/test_plugin.py` proves in a fresh process that 
 import functools
 import logging
 from pathlib import Path
+from typing import Any
 
 import wrapt
 from omegaconf import DictConfig, OmegaConf
@@ -34,6 +35,11 @@ def trainer_mode(loss_mode: str) -> str:
 def steps(budget: int, rollouts: int) -> int:
     """Resolver `sdpo.steps` of `sdpo_ttt.yaml`: training steps that make at least `budget` attempts."""
     return -(-budget // rollouts)
+
+
+def refill(rounds: int, value: Any) -> Any:
+    """Resolver `sdpo.refill` of `sdpo.yaml`: what the refilling sampler needs, or nothing where there is none."""
+    return value if rounds else None
 
 
 def run_name(*, _root_: DictConfig) -> str:
@@ -105,6 +111,7 @@ def load() -> None:
     OmegaConf.register_new_resolver("sdpo.machine", machine, replace=True)
     OmegaConf.register_new_resolver("sdpo.trainer_mode", trainer_mode, replace=True)
     OmegaConf.register_new_resolver("sdpo.steps", steps, replace=True)
+    OmegaConf.register_new_resolver("sdpo.refill", refill, replace=True)
     OmegaConf.register_new_resolver("sdpo.run_name", run_name, replace=True)
     wrapt.register_post_import_hook(register_with_hydra, "hydra")
     wrapt.register_post_import_hook(validate_before_ray, "verl.utils.config")

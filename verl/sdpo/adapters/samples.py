@@ -1,5 +1,7 @@
 """From verl's batch in TransferQueue to plain samples, and from verl's tokenizer to the builder of teacher rows."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import transfer_queue as tq
@@ -8,7 +10,7 @@ from transfer_queue import KVBatchMeta
 
 from verl.experimental.agent_loop.utils import resolve_config_path
 from verl.sdpo.config import SelfDistillationConfig
-from verl.sdpo.reprompt import Rollout
+from verl.sdpo.reprompt import Message, Rollout
 from verl.sdpo.teacher_rows import Sample, TeacherRowBuilder
 from verl.tools.tool_registry import load_all_tools
 from verl.utils.config import omega_conf_to_dataclass
@@ -53,12 +55,10 @@ def read_samples(batch: KVBatchMeta, tokenizer: Any, *, with_tools: bool) -> lis
     ):
         reward = extra.get("reward_extra_info", {})
         is_padding = tag.get("is_padding", False)
-        # Keys are {uid}_{session}_{index of the loop's output} (verl/trainer/ppo/v1/agent_loop_tq.py).
-        attempt = int(key.rsplit("_", 2)[1])
-        graded = not (is_padding or reward.get("grader_error", False))
+        rollout = to_rollout(key, uid, messages, text, score, reward)
         samples.append(
             Sample(
-                Rollout(uid, attempt, messages, text, score, reward.get("feedback"), graded),
+                replace(rollout, graded=rollout.graded and not is_padding),
                 prompt_ids=row[: len(row) - len(response)],
                 response_ids=response,
                 is_padding=is_padding,
@@ -67,6 +67,20 @@ def read_samples(batch: KVBatchMeta, tokenizer: Any, *, with_tools: bool) -> lis
             )
         )
     return samples
+
+
+def to_rollout(
+    key: str, uid: str, messages: list[Message], response: str, score: float, reward: Mapping[str, Any]
+) -> Rollout:
+    """One attempt; its key is {uid}_{session}_{index of the loop's output} (verl/trainer/ppo/v1/agent_loop_tq.py).
+
+    Args:
+        reward: all that the reward function returned.
+    """
+    attempt = int(key.rsplit("_", 2)[1])
+    return Rollout(
+        uid, attempt, messages, response, score, reward.get("feedback"), not reward.get("grader_error", False)
+    )
 
 
 def special_tokens(tokenizer: Any) -> list[str]:

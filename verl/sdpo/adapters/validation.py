@@ -88,6 +88,7 @@ def validate_training_config(config: Mapping) -> None:
     _validate_micro_batches(config)
     _validate_normalisation(actor)
     _validate_old_policy(config, block)
+    _validate_refill(config)
     validate_text_only(config["data"])
 
 
@@ -240,4 +241,20 @@ def _validate_old_policy(config: Mapping, block: SelfDistillationConfig) -> None
         raise ValueError(
             f"{BLOCK}.policy_clip with algorithm.rollout_correction.bypass_mode=True: the old policy's most likely "
             "tokens come from the pass for old log-probabilities, which bypass_mode leaves out. Set one of them off."
+        )
+
+
+def _validate_refill(config: Mapping) -> None:
+    rounds = config["data"].get("refill_until_target", 0)
+    if not (type(rounds) is int and rounds >= 0):
+        raise ValueError(f"data.refill_until_target={rounds!r}: expected a whole number of rounds >= 0.")
+    if rounds and config["data"]["gen_batch_size"] != 1:
+        raise ValueError(
+            f"data.refill_until_target={rounds} with data.gen_batch_size={config['data']['gen_batch_size']}: refills "
+            "come in any number of questions. Set data.gen_batch_size=1, or leave it out."
+        )
+    if rounds and (config["algorithm"].get("filter_groups") or {}).get("enable", False):
+        raise ValueError(
+            f"data.refill_until_target={rounds} with algorithm.filter_groups.enable=True: each brings a sampler of its "
+            "own, and verl takes one. Set one of them off."
         )

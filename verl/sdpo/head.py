@@ -16,6 +16,8 @@ ENTROPY_CHUNK = 256
 # Tokens whose logits are alive at once: few where memory moves slowly, more where a matrix product wants to be filled.
 CHUNK_TOKENS = 128
 CHUNK_TOKENS_ON_ACCELERATOR = 1024
+# Rows of the output embedding whose gradient is added at once where it is kept in another dtype.
+VOCABULARY_PART = 16384
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,9 @@ class EagerHead:
 
     def logits(self, hidden_ND: torch.Tensor, output_embedding: torch.nn.Linear) -> torch.Tensor:
         """(N, V), divided by the temperature."""
-        return _logits(hidden_ND, output_embedding.weight, output_embedding.bias, self.temperature)
+        logits = F.linear(hidden_ND, output_embedding.weight, output_embedding.bias)
+        # Dividing copies them.
+        return logits if self.temperature == 1.0 else logits / self.temperature
 
     def reduce(self, logits_NV: torch.Tensor) -> TokenStatistics:
         """The statistics of logits that are divided by the temperature; any floating dtype, at least float32 inside."""
@@ -125,17 +129,31 @@ class _ChunkedStatistics(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, hidden_ND, weight_VD, bias_V, head: EagerHead):
-        dtype = _compute_dtype(hidden_ND)
-        weight, bias = weight_VD.to(dtype), None if bias_V is None else bias_V.to(dtype)
-        parts = [
-            _of_chunk(head, chunk).reduce(_logits(hidden_ND[chunk].to(dtype), weight, bias, head.temperature))
-            for chunk in _chunks(hidden_ND)
-        ]
+        logits = _ChunkLogits(hidden_ND, weight_VD, bias_V, head.temperature)
+        parts = []
+        for chunk, z_CV in logits:
+            # One more tensor of that size, and all in place: fresh memory costs as much as the arithmetic.
+            largest_C1 = z_CV.amax(-1, keepdim=True)
+            z_CV -= largest_C1
+            p_CV = torch.exp(z_CV, out=logits.scratch(z_CV))
+            log_sum_C1 = p_CV.sum(-1, keepdim=True).log_()
+            sampled_C = z_CV.gather(-1, head.token_ids[chunk].unsqueeze(-1)).sub_(log_sum_C1).squeeze(-1)
+            topk_CK = indices_CK = None
+            if head.outcomes.topk:
+                if head.topk_indices is None:
+                    indices_CK = z_CV.topk(head.outcomes.count(z_CV.shape[-1]), dim=-1).indices
+                else:
+                    indices_CK = head.topk_indices[chunk]
+                topk_CK = z_CV.gather(-1, indices_CK).sub_(log_sum_C1)
+            # -sum of p log p, with p not yet divided by its sum.
+            mean_C = p_CV.mul_(z_CV).sum(-1).mul_(log_sum_C1.squeeze(-1).neg().exp_())
+            entropy_C = log_sum_C1.squeeze(-1) - mean_C
+            parts.append((sampled_C, entropy_C, topk_CK, indices_CK, largest_C1 + log_sum_C1))
         columns = zip(*parts, strict=True)
-        log_probs, entropy, _, topk, indices = (None if part[0] is None else torch.cat(part) for part in columns)
+        log_probs, entropy, topk, indices, normalizer = (None if c[0] is None else torch.cat(c) for c in columns)
         # The weight as it came, which FSDP frees and gathers again; not the copy in the compute dtype.
-        ctx.save_for_backward(hidden_ND, weight_VD, bias_V, indices, entropy)
-        ctx.head, ctx.dtype = head, dtype
+        ctx.save_for_backward(hidden_ND, weight_VD, bias_V, indices, entropy, normalizer)
+        ctx.head, ctx.dtype = head, logits.dtype
         # Indices are whole numbers, which have no gradient anyhow.
         if not head.entropy_has_gradient:
             ctx.mark_non_differentiable(entropy)
@@ -144,46 +162,75 @@ class _ChunkedStatistics(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_sampled, grad_entropy, _, grad_topk, __):
         """dL/dz = scatter(g_topk) + onehot(g_sampled) - softmax(z) (sum of both) - g_entropy p (log p + H)."""
-        hidden_ND, weight_VD, bias_V, indices, entropy = ctx.saved_tensors
-        head, dtype = ctx.head, ctx.dtype
-        weight, bias = weight_VD.to(dtype), None if bias_V is None else bias_V.to(dtype)
-        wide = torch.promote_types(dtype, torch.float32)
+        hidden_ND, weight_VD, bias_V, indices, entropy, normalizer_N1 = ctx.saved_tensors
+        head = ctx.head
+        logits = _ChunkLogits(hidden_ND, weight_VD, bias_V, head.temperature, ctx.dtype)
         grad_hidden = torch.empty_like(hidden_ND)
-        grad_weight = torch.zeros_like(weight_VD, dtype=wide) if ctx.needs_input_grad[1] else None
-        grad_bias = torch.zeros_like(bias_V, dtype=wide) if bias_V is not None else None
-        for chunk in _chunks(hidden_ND):
-            hidden = hidden_ND[chunk].to(dtype)
-            log_p = _logits(hidden, weight, bias, head.temperature).to(wide)
-            log_p -= torch.logsumexp(log_p, dim=-1, keepdim=True)
-            p = log_p.exp()
+        grad_weight = torch.zeros_like(weight_VD, dtype=logits.wide) if ctx.needs_input_grad[1] else None
+        grad_bias = torch.zeros_like(bias_V, dtype=logits.wide) if bias_V is not None else None
+        for chunk, z_CV in logits:
+            z_CV -= normalizer_N1[chunk]
             total = grad_sampled[chunk] if grad_topk is None else grad_sampled[chunk] + grad_topk[chunk].sum(-1)
-            grad_logits = p * -total.unsqueeze(-1)
+            factor_C1 = total.neg().unsqueeze(-1)
             if head.entropy_has_gradient:
-                grad_logits -= grad_entropy[chunk].unsqueeze(-1) * p * (log_p + entropy[chunk].unsqueeze(-1))
-            grad_logits.scatter_add_(-1, head.token_ids[chunk].unsqueeze(-1), grad_sampled[chunk].unsqueeze(-1))
+                p_CV = torch.exp(z_CV, out=logits.scratch(z_CV))
+                z_CV += entropy[chunk].unsqueeze(-1)
+                z_CV *= -grad_entropy[chunk].unsqueeze(-1)
+                z_CV += factor_C1
+                z_CV *= p_CV
+            else:
+                z_CV.exp_().mul_(factor_C1)
+            z_CV.scatter_add_(-1, head.token_ids[chunk].unsqueeze(-1), grad_sampled[chunk].unsqueeze(-1))
             if grad_topk is not None:
-                grad_logits.scatter_add_(-1, indices[chunk], grad_topk[chunk])
+                z_CV.scatter_add_(-1, indices[chunk], grad_topk[chunk])
             if head.temperature != 1.0:
-                grad_logits /= head.temperature
+                z_CV /= head.temperature
             if grad_bias is not None:
-                grad_bias += grad_logits.sum(0)
-            grad_logits = grad_logits.to(dtype)
-            grad_hidden[chunk] = grad_logits @ weight
+                grad_bias += z_CV.sum(0)
+            grad_logits, hidden = z_CV.to(ctx.dtype), hidden_ND[chunk].to(ctx.dtype)
+            grad_hidden[chunk] = grad_logits @ logits.weight
             if grad_weight is not None:
                 _accumulate(grad_weight, grad_logits, hidden)
         grad_weight = None if grad_weight is None else grad_weight.to(weight_VD.dtype)
         return grad_hidden, grad_weight, None if grad_bias is None else grad_bias.to(bias_V.dtype), None
 
 
-def _chunks(hidden_ND: torch.Tensor) -> list[slice]:
-    """Slices of the tokens; one, empty, of none."""
-    size = CHUNK_TOKENS if hidden_ND.device.type == "cpu" else CHUNK_TOKENS_ON_ACCELERATOR
-    return [slice(start, start + size) for start in range(0, max(len(hidden_ND), 1), size)]
+class _ChunkLogits:
+    """Iterates over (slice, logits of these tokens), divided by the temperature, in at least float32.
 
+    Each is written over by the next, and the caller's to write on. Of no tokens there is one chunk, an empty one.
+    """
 
-def _of_chunk(head: EagerHead, chunk: slice) -> EagerHead:
-    indices = None if head.topk_indices is None else head.topk_indices[chunk]
-    return EagerHead(head.token_ids[chunk], head.outcomes, topk_indices=indices)
+    def __init__(self, hidden_ND, weight_VD, bias_V, temperature: float, dtype: torch.dtype | None = None):
+        self.dtype = dtype or _compute_dtype(hidden_ND)
+        self.wide = torch.promote_types(self.dtype, torch.float32)
+        self.weight = weight_VD.to(self.dtype)
+        self.bias = None if bias_V is None else bias_V.to(self.dtype)
+        self.hidden, self.temperature = hidden_ND, temperature
+        self.size = CHUNK_TOKENS if hidden_ND.device.type == "cpu" else CHUNK_TOKENS_ON_ACCELERATOR
+        self._buffers: dict[str, torch.Tensor] = {}
+
+    def __iter__(self):
+        for start in range(0, max(len(self.hidden), 1), self.size):
+            chunk = slice(start, start + self.size)
+            hidden = self.hidden[chunk].to(self.dtype)
+            logits = torch.mm(hidden, self.weight.T, out=self._buffer("logits", len(hidden), self.dtype))
+            if self.bias is not None:
+                logits += self.bias
+            if self.dtype != self.wide:
+                logits = self._buffer("wide", len(hidden), self.wide).copy_(logits)
+            if self.temperature != 1.0:
+                logits /= self.temperature
+            yield chunk, logits
+
+    def scratch(self, like: torch.Tensor) -> torch.Tensor:
+        """Another tensor of that shape, whatever it holds."""
+        return self._buffer("scratch", len(like), like.dtype)
+
+    def _buffer(self, name: str, rows: int, dtype: torch.dtype) -> torch.Tensor:
+        if name not in self._buffers:
+            self._buffers[name] = self.hidden.new_empty(min(self.size, len(self.hidden)), len(self.weight), dtype=dtype)
+        return self._buffers[name][:rows]
 
 
 def _compute_dtype(hidden: torch.Tensor) -> torch.dtype:
@@ -194,18 +241,15 @@ def _compute_dtype(hidden: torch.Tensor) -> torch.dtype:
     return hidden.dtype
 
 
-def _logits(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, temperature: float) -> torch.Tensor:
-    logits = F.linear(hidden, weight, bias)
-    # Dividing copies them.
-    return logits if temperature == 1.0 else logits / temperature
-
-
-def _accumulate(grad_weight: torch.Tensor, grad_logits: torch.Tensor, hidden: torch.Tensor) -> None:
+def _accumulate(grad_weight_VD: torch.Tensor, grad_logits_CV: torch.Tensor, hidden_CD: torch.Tensor) -> None:
     """grad_weight += grad_logits^T hidden, in the wide dtype."""
-    if grad_weight.dtype == hidden.dtype:
-        grad_weight.addmm_(grad_logits.T, hidden)
-    else:
-        grad_weight += grad_logits.T @ hidden
+    if grad_weight_VD.dtype == hidden_CD.dtype:
+        grad_weight_VD.addmm_(grad_logits_CV.T, hidden_CD)
+        return
+    # The product comes in the narrow one: by parts, so that there is no second tensor of the weight's size.
+    parts = zip(grad_weight_VD.split(VOCABULARY_PART), grad_logits_CV.split(VOCABULARY_PART, dim=1), strict=True)
+    for grad_part, logits_part in parts:
+        grad_part += logits_part.T @ hidden_CD
 
 
 HEADS: Mapping[str, type[EagerHead]] = {"chunked": ChunkedHead, "eager": EagerHead}

@@ -4,6 +4,7 @@ A mistake then costs seconds. The checks read the whole Hydra tree that `verl.tr
 """
 
 import logging
+import os
 from collections.abc import Mapping
 from math import ceil
 
@@ -28,6 +29,7 @@ def validate(config: DictConfig) -> None:
         ValueError: naming the key, its value and what to set instead. Nothing of Ray has started then.
         SandboxUnavailable: the data holds code, and this machine cannot confine it as asked.
     """
+    _validate_platform(config)
     validate_training_config(config)
     validate_files(config)
     refuse_other(config)
@@ -45,6 +47,15 @@ def validate(config: DictConfig) -> None:
         from verl.sdpo.test_time.training import validate_test_time
 
         validate_test_time(config)
+
+
+def _validate_platform(config: DictConfig) -> None:
+    if (config["trainer"]["device"] == "cpu") != on_cpu():
+        raise ValueError(
+            f"trainer.device={config['trainer']['device']} with VERL_PLATFORM="
+            f"{os.environ.get('VERL_PLATFORM', '(unset)')}: without an accelerator set VERL_PLATFORM=cpu, which "
+            "chooses machine=cpu as well; with one neither."
+        )
 
 
 def validate_training_config(config: Mapping) -> None:

@@ -51,15 +51,9 @@ def compose(args: argparse.Namespace):
 
 def validate(config) -> None:
     """What `verl.trainer.main_ppo` checks before Ray starts: verl's rules, and SDPO's, which the plugin adds."""
-    from verl.sdpo import on_cpu
     from verl.trainer.ppo.utils import need_critic, need_reference_policy
     from verl.utils.config import validate_config
 
-    if (config.trainer.device == "cpu") != on_cpu():
-        raise ValueError(
-            f"trainer.device={config.trainer.device} with VERL_PLATFORM={os.environ.get('VERL_PLATFORM', '(unset)')}: "
-            "without an accelerator set VERL_PLATFORM=cpu, which chooses machine=cpu as well; with one neither"
-        )
     with contextlib.redirect_stdout(io.StringIO()):
         validate_config(without_missing_files(config), need_reference_policy(config), need_critic(config))
 

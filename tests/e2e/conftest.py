@@ -14,6 +14,14 @@ from tests.e2e import tiny
 TIMEOUT_S = 400
 
 
+@pytest.fixture(scope="package", autouse=True)
+def one_thread_each():
+    """A run is a dozen processes: with a thread per core each, they wait for one another in loops that keep all busy."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory) -> Path:
     return tiny.build_model(tmp_path_factory.mktemp("model"))

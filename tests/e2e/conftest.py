@@ -16,7 +16,7 @@ TIMEOUT_S = 400
 
 @pytest.fixture(scope="package", autouse=True)
 def one_thread_each():
-    """A run is a dozen processes: with a thread per core each, they wait for one another in loops that keep all busy."""
+    """A run is a dozen processes; with a thread per core each, they keep the cores busy waiting for one another."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
         yield

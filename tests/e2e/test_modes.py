@@ -1,31 +1,42 @@
-"""Every mode of docs/algorithm.md as a whole run: two steps, and the second again from the first one's checkpoint.
+"""Every mode of docs/algorithm.md in a whole run: two steps, and the second again from the first one's checkpoint.
 
-Half an hour, so not part of the ordinary run: `bash tests/run.sh -m modes`.
+A quarter of an hour, so not part of the ordinary run: `bash tests/run.sh -m modes`.
 """
 
 import pytest
 
 from tests.e2e.test_train import metrics_of
 
-REVERSE = {"alpha": 1.0}
-MODES = {
-    "token": REVERSE | {"credit": "token"},
-    "sequence": REVERSE | {"credit": "sequence"},
-    "sampled-token": REVERSE | {"credit": "sampled-token"},
-    "full-vocabulary": {"distillation_topk": None},
-    "advantage-clip": REVERSE | {"credit": "logit-advantage", "advantage_clip": 5.0},
-    "policy-clip": REVERSE | {"credit": "logit-advantage", "policy_clip": "[0.2,0.28]", "is_clip": None},
-    "hybrid": {"grpo_weight": 0.9},
-    "srpo": {"routing": "srpo", "teacher_entropy_beta": 1.0},
-    "uncertainty": {"question_weight": "uncertainty"},
-    "attempts": {"num_demonstrations": 2, "num_failed_attempts": 1, "include_own_attempt": True},
-    "own-success": {"self_success_as_solution": True, "dont_reprompt_on_self_success": False},
-    "shortest": {"demonstration_choice": "shortest"},
-    "random": {"demonstration_choice": "random"},
-    "trust-region": {"teacher_regularization": "trust-region"},
-    "frozen": {"teacher_regularization": "frozen"},
-    "live": {"teacher_regularization": "live"},
-    "refresh": {"teacher_regularization": "refresh", "teacher_refresh_interval": 2},
+# Each run takes one of what and of whom a sample learns, one of what the teacher reads, one of who it is.
+RUNS = {
+    "token, attempts, frozen": {
+        **{"credit": "token", "alpha": 1.0},
+        **{"num_demonstrations": 2, "num_failed_attempts": 1, "include_own_attempt": True},
+        "teacher_regularization": "frozen",
+    },
+    "sequence, shortest, live": {
+        **{"credit": "sequence", "alpha": 1.0},
+        "demonstration_choice": "shortest",
+        "teacher_regularization": "live",
+    },
+    "sampled token, own success, refresh": {
+        **{"credit": "sampled-token", "alpha": 1.0},
+        **{"self_success_as_solution": True, "dont_reprompt_on_self_success": False},
+        **{"teacher_regularization": "refresh", "teacher_refresh_interval": 2},
+    },
+    "full vocabulary, random, trust region": {
+        "distillation_topk": None,
+        "demonstration_choice": "random",
+        "teacher_regularization": "trust-region",
+    },
+    "advantage clip, SRPO": {
+        **{"credit": "logit-advantage", "alpha": 1.0, "advantage_clip": 5.0},
+        **{"routing": "srpo", "teacher_entropy_beta": 1.0},
+    },
+    "policy clip, hybrid, uncertainty": {
+        **{"credit": "logit-advantage", "alpha": 1.0, "policy_clip": "[0.2,0.28]", "is_clip": None},
+        **{"grpo_weight": 0.9, "question_weight": "uncertainty"},
+    },
 }
 BLOCK = "actor_rollout_ref.actor.self_distillation"
 
@@ -34,32 +45,11 @@ def options(block: dict) -> list[str]:
     return [f"{BLOCK}.{key}={'null' if value is None else value}" for key, value in block.items()]
 
 
-@pytest.mark.e2e
-def test_modes_go_together_and_questions_are_refilled(train, tmp_path):
-    """One step of two mini-batches; the tiny reward leaves questions without a teacher."""
-    block = MODES["policy-clip"] | MODES["attempts"] | MODES["hybrid"] | {"teacher_entropy_beta": 1.0}
-    run = train(
-        tmp_path,
-        "trainer.total_training_steps=1",
-        "actor_rollout_ref.actor.ppo_mini_batch_size=2",
-        "data.refill_until_target=1",
-        *options(block | {"include_environment_feedback": False}),
-    )
-    (step,) = metrics_of(run, tmp_path)
-    assert step["actor/grad_norm"] > 0
-    assert step["actor/pg_loss"] != 0
-    assert "actor/grpo_loss" in step
-    assert step["self_distillation/policy_clip_fraction"] >= 0
-    assert step["training/refill/rounds"] in (0, 1)
-    assert step["training/refill/generated_tokens"] >= step["response_length/mean"] * 16
-
-
 @pytest.mark.modes
-@pytest.mark.parametrize("mode", MODES)
-def test_two_steps_and_a_resume(train, tmp_path, mode):
-    common = ["trainer.total_training_steps=2", "actor_rollout_ref.actor.optim.lr=1e-3", *options(MODES[mode])]
-    run = train(tmp_path / "whole", *common, "trainer.save_freq=1")
-    steps = metrics_of(run, tmp_path / "whole")
+@pytest.mark.parametrize("run", RUNS)
+def test_two_steps_and_a_resume(train, tmp_path, run):
+    common = ["trainer.total_training_steps=2", "actor_rollout_ref.actor.optim.lr=1e-3", *options(RUNS[run])]
+    steps = metrics_of(train(tmp_path / "whole", *common, "trainer.save_freq=1"), tmp_path / "whole")
     assert len(steps) == 2
     assert all(step["actor/grad_norm"] > 0 for step in steps)
     checkpoint = tmp_path / "whole" / "checkpoints" / "global_step_1"

@@ -122,7 +122,10 @@ def test_a_checkpoint_becomes_an_ordinary_model(two_steps, tmp_path):
 
 @pytest.fixture(scope="module")
 def code_step(train, tmp_path_factory):
-    """One step of two mini-batches with the project's own graders and sandbox: the random model writes no program."""
+    """One step of two mini-batches with the project's own graders and sandbox: the random model writes no program.
+
+    And modes that go together: clips against the old policy, a hybrid, attempts in the prompt, the refilling sampler.
+    """
     folder = tmp_path_factory.mktemp("code_step")
     tests = {"inputs": ["1\n"], "outputs": ["2\n"], "testtype": "stdin", "fn_name": "", "time_limit": 2}
     data = tiny.build_data(
@@ -139,6 +142,19 @@ def code_step(train, tmp_path_factory):
         "actor_rollout_ref.actor.ppo_mini_batch_size=2",
         "reward.custom_reward_function.path=pkg://verl.utils.reward_score.feedback",
         f"trainer.rollout_data_dir={folder / 'rollouts'}",
+        "data.refill_until_target=1",
+        *(
+            f"actor_rollout_ref.actor.self_distillation.{option}"
+            for option in (
+                "credit=logit-advantage",
+                "alpha=1.0",
+                "policy_clip=[0.2,0.28]",
+                "is_clip=null",
+                "grpo_weight=0.5",
+                "include_own_attempt=True",
+                "num_failed_attempts=1",
+            )
+        ),
         data=data,
     )
     return folder, metrics_of(run, folder)
@@ -152,7 +168,20 @@ def test_code_environments_feedback_reaches_the_teacher(code_step):
     for sample in samples:
         assert sample["score"] == 0.0
         assert sample["feedback"]
-        assert sample["feedback"] in sample["input"][-1]["content"]
+        prompt = sample["input"][-1]["content"]
+        assert sample["feedback"] in prompt
+        assert f"Your earlier attempt:\n\n{sample['output']}" in prompt or not sample["output"].strip()
+
+
+def test_modes_go_together(code_step):
+    """Feedback gives every group a teacher: nothing is refilled. No program succeeds: no reward differs."""
+    _, (step,) = code_step
+    assert step["actor/pg_loss"] != 0
+    assert step["actor/grpo_loss"] == 0
+    assert step["actor/grad_norm"] > 0
+    assert 0 <= step["self_distillation/policy_clip_fraction"] < 1
+    assert step["training/refill/taught_fraction"] == 1
+    assert step["training/refill/generated_tokens"] == step["response_length/mean"] * 16
 
 
 def test_the_teacher_moves_once_per_step_towards_the_student(code_step, tiny_model):

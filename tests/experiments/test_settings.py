@@ -255,7 +255,9 @@ ABLATIONS = {
     },
     # Table 6
     "ablation_feedback": {
-        f"SDPO-feedback-{name}": RICH_SDPO | {f"{DISTILLATION}.{key}": value, "trainer.total_training_steps": 60}
+        f"SDPO-feedback-{name}": RICH_SDPO
+        | {f"{DISTILLATION}.{key}": value, "trainer.total_training_steps": 60}
+        | ({f"{DISTILLATION}.max_reprompt_len": 18432, f"{ROLLOUT}.max_model_len": 27136} if name == "attempt" else {})
         for name, key, value in (
             ("output", "success_reward_threshold", 2.0),
             ("solution", "include_environment_feedback", False),

@@ -161,10 +161,12 @@ class Sample:
     ref_log_prob: torch.Tensor
     rollout_is_weights: torch.Tensor
     advantages: torch.Tensor
+    graded: bool
 
 
 def make_samples(targets: str = "10110011") -> list[Sample]:
-    """One row per digit, 1 if its teacher saw something. Prompts, responses and tool calls differ in length."""
+    """One row per digit, 1 if its teacher saw something. Prompts, responses and tool calls differ in length; the third
+    could not be graded."""
     generator, rewards = torch.Generator().manual_seed(0), torch.Generator().manual_seed(1)
 
     def tokens(shortest: int, longest: int) -> torch.Tensor:
@@ -181,7 +183,7 @@ def make_samples(targets: str = "10110011") -> list[Sample]:
         weights = torch.rand(len(response), generator=generator) + 0.5
         advantages = torch.randn((), generator=rewards).expand(len(response))
         values = (*log_probs, weights, advantages)
-        samples.append(Sample(tokens(2, 9), tokens(5, 30), response, mask, target == "1", *values))
+        samples.append(Sample(tokens(2, 9), tokens(5, 30), response, mask, target == "1", *values, len(samples) != 2))
     return samples
 
 
@@ -206,6 +208,7 @@ def to_batch(samples: list[Sample], *, global_batch_size: int = 8, **settings) -
         "loss_mask": jagged(torch.cat([torch.zeros_like(s.prompt), s.mask]) for s in samples),
         "teacher_input_ids": jagged(torch.cat([s.teacher_prompt, s.response]) for s in samples),
         "teacher_weight": torch.tensor([float(s.target) for s in samples]),
+        "reward_weight": torch.tensor([float(s.graded) for s in samples]),
     }
     for name in ("old_log_probs", "ref_log_prob", "rollout_is_weights", "advantages"):
         tensors[name] = jagged(getattr(s, name) for s in samples)
@@ -325,7 +328,7 @@ def reference_loss(student: torch.nn.Module, teacher_logits, samples: list[Sampl
     if settings.routing.reads_rewards:
         gaps = [p.gather(-1, i).squeeze(-1) - s.old_log_probs for p, i, s in zip(log_probs, ids, samples, strict=True)]
         losses = [
-            share * s.rollout_is_weights * ppo_loss(gap.exp(), s.advantages)
+            share * s.graded * s.rollout_is_weights * ppo_loss(gap.exp(), s.advantages)
             for share, s, gap in zip(reward_share.tolist(), samples, gaps, strict=True)
         ]
         loss = loss + torch.cat(losses)[every].mean()

@@ -94,9 +94,8 @@ def test_gradient_of_every_mode(two_ranks, models, options):
 )
 @pytest.mark.parametrize("targets", ["10110011", "00000000"])
 def test_samples_learn_from_teacher_and_reward(two_ranks, models, settings, targets):
-    two_ranks.run(
-        check_gradient, path=models["tied"], strategy="fsdp2", options={"settings": settings}, targets=targets
-    )
+    options = {"settings": settings | {"denominator": "all"}}
+    two_ranks.run(check_gradient, path=models["tied"], strategy="fsdp2", options=options, targets=targets)
 
 
 def test_logits_are_clipped_against_the_policy_before_the_update(ranks, models):

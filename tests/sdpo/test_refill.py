@@ -103,6 +103,16 @@ def test_when_the_rounds_are_over_the_batch_is_filled_with_the_others(sample):
     assert metrics["training/refill/taught_fraction"] == 0.5
 
 
+def test_a_group_without_trajectories_is_taken_last(sample):
+    taken, _, asked = sample([[], ALL_FAIL, LONE_SUCCESS, ALL_FAIL], rounds=1)
+    assert (taken, asked) == ([ALL_FAIL, LONE_SUCCESS], [2])
+
+
+def test_a_step_without_any_trajectory_is_an_error(sample):
+    with pytest.raises(RuntimeError, match="step 1: none of 2 questions has a response"):
+        sample([[], []], rounds=0)
+
+
 @pytest.mark.parametrize(
     ("group", "block", "teaches"),
     [
@@ -110,8 +120,10 @@ def test_when_the_rounds_are_over_the_batch_is_filled_with_the_others(sample):
         ([TOLD], {"include_environment_feedback": False}, False),
         ([SUCCESS], {"dont_reprompt_on_self_success": False}, True),
         ([{"score": 0.5}, FAILURE], {"success_reward_threshold": 0.5}, True),
-        ([SUCCESS | {"grader_error": True}, FAILURE], {}, False),
-        ([SUCCESS, FAILURE | {"grader_error": True}], {}, False),
+        # So that the share of grader errors is known.
+        ([SUCCESS, FAILURE | {"grader_error": True}], {}, True),
+        ([SUCCESS, SUCCESS], {"routing": "srpo", "denominator": "all"}, False),
+        ([TOLD], {"question_weight": "uncertainty", "denominator": "all"}, False),
     ],
 )
 def test_the_block_decides_what_teaches(sample, group, block, teaches):

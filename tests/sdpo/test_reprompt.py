@@ -339,6 +339,7 @@ def test_the_own_attempt_is_shown_beside_knowledge_only():
     assert "Your earlier attempt:\n\nattempt 0" in attempts(0, include_own_attempt=True).messages[-1]["content"]
     nothing = attempts(0, 0, include_own_attempt=True, num_failed_attempts=1, include_environment_feedback=False)
     assert nothing == TeacherPrompt(QUESTION)
+    assert attempts(1, 1, include_own_attempt=True).texts("attempt") == []
     own = attempts(1, include_own_attempt=True, self_success_as_solution=True, dont_reprompt_on_self_success=False)
     assert (own.texts("solution"), own.texts("attempt")) == (["attempt 0"], [])
 
@@ -373,6 +374,8 @@ def test_the_longest_section_is_cut_until_all_fit():
             for section in fitted.sections
         )
         assert fitted.has_target == (fitted.messages != QUESTION)
+        if fitted.texts("attempt") or fitted.texts("failed"):
+            assert fitted.texts("solution") == ["attempt 1", "attempt 3"], "what teaches is cut last"
 
 
 # Truncation

@@ -117,7 +117,7 @@ def test_successes_have_no_teacher_where_they_learn_from_their_reward():
     """SRPO. The success would be shown its sibling otherwise."""
     samples = [sample("2+2?", "four", 1.0), sample("2+2?", "4", 1.0, attempt=1), sample("2+2?", "five", attempt=2)]
     assert builder().build(samples, step=0).weights.tolist() == [1, 1, 1]
-    rows = builder(routing="srpo").build(samples, step=0)
+    rows = builder(routing="srpo", denominator="all").build(samples, step=0)
     assert rows.weights.tolist() == [0, 0, 1]
     assert texts(rows) == ["[2+2?]four", "[2+2?]4", "<2+2?|right: four>five"]
 
@@ -131,7 +131,7 @@ def test_questions_weigh_by_how_unsure_their_success_is():
         for i, score in enumerate(group)
     ]
     samples.append(sample("a", "x", 1.0, attempt=2, is_padding=True))
-    rows = builder(question_weight="uncertainty").build(samples, step=0)
+    rows = builder(question_weight="uncertainty", denominator="all").build(samples, step=0)
     assert rows.weights.tolist() == pytest.approx([0, 1.608, 0, 1.392, 1.392, 1.392, 0, 0], abs=1e-3)
     assert rows.warning is None
 
@@ -141,7 +141,7 @@ def test_questions_weigh_by_how_unsure_their_success_is():
 )
 def test_questions_without_weight_are_said(block, instead):
     samples = [sample("why?", "because", feedback="no")]
-    rows = builder(question_weight="uncertainty", **block).build(samples, step=2)
+    rows = builder(question_weight="uncertainty", denominator="all", **block).build(samples, step=2)
     assert rows.weights.tolist() == [0]
     assert "step 2: NO TARGET. question_weight=uncertainty gives no weight to any" in rows.warning
     assert f"so this step {instead}" in rows.warning

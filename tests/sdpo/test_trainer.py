@@ -128,10 +128,11 @@ def test_teacher_rows_are_written_into_the_batch_that_goes_on(trainer, queue):
     queue.samples = {"2+2?_1_0": entry("2+2?", "five"), "2+2?_0_0": entry("2+2?", "four", score=1.0)}
     metrics = {}
     batch = trainer._add_teacher_rows(queue.batch(), metrics)
-    assert set(queue.written.keys()) == {"teacher_input_ids", "teacher_weight"}
+    assert set(queue.written.keys()) == {"teacher_input_ids", "teacher_weight", "reward_weight"}
     rows = queue.written["teacher_input_ids"]
     assert [decode(row.tolist()) for row in rows.unbind()] == ["<2+2?|right: four>five", "[2+2?]four"]
     assert queue.written["teacher_weight"].tolist() == [1.0, 0.0]
+    assert queue.written["reward_weight"].tolist() == [1.0, 1.0]
     assert batch is queue.meta
     assert batch.extra_info == {"of": "the write", "temperature": 0.6}
     assert metrics["self_distillation/reprompt_sample_fraction"] == 0.5

@@ -70,6 +70,12 @@ VALID = {
         "rollout": {"n": 8, "log_prob_use_dynamic_bsz": True, "log_prob_micro_batch_size_per_gpu": None},
     },
 }
+REFILL = {
+    "data.refill_until_target": 2,
+    "data.gen_batch_size": 1,
+    "trainer.v1.sampler": {"custom_sampler": {"name": "RefillBuffer"}, "sync_refill_failed_groups": False},
+    "reward": {"reward_model": {"enable": False, "enable_resource_pool": False}},
+}
 STATIC = {
     "actor_rollout_ref.actor.use_dynamic_bsz": False,
     "actor_rollout_ref.actor.ppo_mini_batch_size": 4,
@@ -150,7 +156,7 @@ IMPOSSIBLE = [
         ["algorithm.use_kl_in_reward=True", "nothing here reads", "actor.use_kl_loss=True"],
     ),
     (
-        {"algorithm.use_kl_in_reward": True, f"{BLOCK}.grpo_weight": 0.9},
+        {"algorithm.use_kl_in_reward": True, f"{BLOCK}.grpo_weight": 0.9, f"{BLOCK}.denominator": "all"},
         ["algorithm.use_kl_in_reward=True", "teacher_regularization=ema", "Set algorithm.use_kl_in_reward=False"],
     ),
     (
@@ -164,13 +170,15 @@ IMPOSSIBLE = [
         ["policy_clip with algorithm.rollout_correction.bypass_mode=True", "Set one of them off"],
     ),
     ({"data.refill_until_target": -1}, ["data.refill_until_target=-1: expected a whole number of rounds"]),
-    (
-        {"data.refill_until_target": 2, "data.gen_batch_size": 32},
-        ["data.refill_until_target=2", "gen_batch_size=32", "Set data.gen_batch_size=1"],
-    ),
-    (
-        {"data.refill_until_target": 2, "data.gen_batch_size": 1, "algorithm.filter_groups": {"enable": True}},
-        ["data.refill_until_target=2", "filter_groups.enable=True", "Set one of them off"],
+    *(
+        ({**REFILL, **overrides}, ["data.refill_until_target=2 with", *expected])
+        for overrides, expected in (
+            ({"data.gen_batch_size": 32}, ["gen_batch_size=32", "Set it to 1"]),
+            ({"algorithm.filter_groups": {"enable": True}}, ["filter_groups.enable=True", "Set one of them off"]),
+            ({"trainer.v1.sampler.custom_sampler.name": "Mine"}, ["custom_sampler.name=Mine", "Leave it out"]),
+            ({"trainer.v1.sampler.sync_refill_failed_groups": True}, ["sync_refill_failed_groups=True"]),
+            ({"reward.reward_model.enable": True}, ["reward_model.enable=True", "enable_resource_pool=True"]),
+        )
     ),
     (
         {"actor_rollout_ref.actor.use_kl_loss": True},

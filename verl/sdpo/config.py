@@ -45,10 +45,10 @@ class Choices:
 
     teacher_regularization: str = "ema"
     """ema: moving average of the student; trust-region: log-space mix of the initial model and the student;
-    frozen: the initial model; live: the student itself."""
+    frozen: the initial model; refresh: a copy of the student every so many steps; live: the student itself."""
 
     demonstration_choice: str = "first"
-    """Which success of the group is shown. first: the first one, as the authors; random: any."""
+    """Which successes of the group are shown. first: the first ones, as the authors; random: any; shortest."""
 
     head: str = "chunked"
     """How the statistics of next-token distributions are computed: a name in `HEADS`. chunked: some tokens at a time;
@@ -117,10 +117,20 @@ class SelfDistillationConfig:
         self.demonstrations: Demonstrations = _make(DEMONSTRATIONS[choices.demonstration_choice], values)
         self.routing: Routing = _make(ROUTINGS[choices.routing], values)
         self.question_weights: QuestionWeights = _make(QUESTION_WEIGHTS[choices.question_weight], values)
+        self._check_denominator()
         made = (self.objective, self.demonstrations, self.routing, self.question_weights)
         parts = (choices, self.reprompt, self.teacher, *(part.config for part in made))
         read = {field.name for part in parts for field in fields(part)}
         self.ignored = {key: value for key, value in block.items() if key not in read and value != known[key]}
+
+    def _check_denominator(self) -> None:
+        weighs = self.routing.reads_rewards or self.choices.question_weight != "equal"
+        if weighs and self.objective.config.denominator == "targets":
+            raise ValueError(
+                f"{BLOCK}.denominator=targets with a share of rewards (grpo_weight, routing) or with question_weight="
+                f"{self.choices.question_weight}: the fewer samples have a teacher, the more the teacher would weigh "
+                "beside the rest. Set denominator=all, as sdpo.yaml does."
+            )
 
 
 def _make(kind: type, values: Mapping[str, Any]) -> Any:

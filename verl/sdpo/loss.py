@@ -92,7 +92,7 @@ def compute_self_distillation_loss(
 
 
 def _check(objective: Objective, student: TokenStatistics, teacher: TokenStatistics) -> None:
-    if objective.needs_old_topk or objective.config.teacher_entropy_beta:
+    if getattr(objective.config, "policy_clip", None) or objective.config.teacher_entropy_beta:
         raise ValueError("policy_clip and teacher_entropy_beta read what this door is not given: use micro_step.")
     outcomes = objective.outcomes
     for wanted, name, setting in (

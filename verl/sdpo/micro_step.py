@@ -70,6 +70,8 @@ class MicroBatch:
     """(B, T, K)."""
     advantages: torch.Tensor | None = None
     """(B, T), of the reward, verl's."""
+    reward_weights: torch.Tensor | None = None
+    """(B,), 0 where the reward says nothing: what could not be graded."""
     rollout_is_weights: torch.Tensor | None = None
     """(B, T)."""
     ref_log_prob: torch.Tensor | None = None
@@ -172,10 +174,11 @@ def _reinforce(
     batch: MicroBatch, policy_loss: PolicyLoss, student: TokenStatistics, share_B: torch.Tensor
 ) -> torch.Tensor:
     """GRPO on all response tokens. PPO's loss grows with its advantages, so that these can carry the weights."""
-    assert batch.advantages is not None and batch.old_log_probs is not None, "verl computes both before the update"
+    assert batch.advantages is not None and batch.reward_weights is not None, "both are made before the update"
     tokens = Tokens.of(
         batch.response_mask, old_log_probs=batch.old_log_probs, rollout_is_weights=batch.rollout_is_weights
     )
-    weights_N = token_weights(tokens, batch.loss_agg_mode, batch.of_all) * share_B[tokens.rows]
+    of_rows = (share_B * batch.reward_weights)[tokens.rows]
+    weights_N = token_weights(tokens, batch.loss_agg_mode, batch.of_all) * of_rows
     advantages_N = batch.advantages[batch.response_mask] * weights_N.to(batch.advantages.dtype)
     return policy_loss(tokens.old_log_probs, student.log_probs, advantages_N, tokens.rollout_is_weights)

@@ -60,8 +60,9 @@ class Tokens:
 
     def row_means(self, values: torch.Tensor) -> torch.Tensor:
         """For every token the mean of (N,) values over the tokens of its sequence, (N,)."""
-        sums = values.new_zeros(len(self.row_lens)).index_add(0, self.rows, values)
-        return (sums / self.row_lens.clamp(min=1))[self.rows]
+        # Not `index_add`, which adds in any order on a GPU.
+        sums = torch.segment_reduce(values, "sum", lengths=self.row_lens, unsafe=True)
+        return (sums / self.row_lens)[self.rows]
 
 
 def token_weights(tokens: Tokens, loss_agg_mode: str, denominators: Denominators) -> torch.Tensor:
@@ -339,20 +340,22 @@ class Advantages(Objective):
     """The policy-gradient form: -E[min(w A, clip(w) A)] with w = pi / pi_old and advantages A that have no gradient."""
 
     def clip_advantages(self, advantages: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Bounded from above; and where they were, as floats."""
-        limit = math.inf if self.config.advantage_clip is None else self.config.advantage_clip
-        return advantages.clamp(max=limit), (advantages > limit).to(advantages.dtype)
+        """Bounded from above; and where they were, bool."""
+        limit = self.config.advantage_clip
+        if limit is None:
+            return advantages, advantages.new_zeros((), dtype=torch.bool)
+        return advantages.clamp(max=limit), advantages > limit
 
     def surrogate(
         self, log_probs: torch.Tensor, old_log_probs: torch.Tensor, advantages: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """-min(w A, clip(w) A), any shape; and where the clip took the gradient, as floats."""
+        """-min(w A, clip(w) A), any shape; and where the clip took the gradient, bool."""
         ratio = importance_ratio(log_probs, old_log_probs)
         if self.config.policy_clip is None:
-            return -ratio * advantages, torch.zeros_like(advantages)
+            return -ratio * advantages, advantages.new_zeros((), dtype=torch.bool)
         low, high = self.config.policy_clip
         free, clipped = ratio * advantages, ratio.clamp(1 - low, 1 + high) * advantages
-        return -torch.minimum(free, clipped), (clipped < free).to(advantages.dtype)
+        return -torch.minimum(free, clipped), clipped < free
 
 
 class LogitAdvantages(Advantages):
@@ -391,10 +394,11 @@ class LogitAdvantages(Advantages):
             old = self._buckets(None, tokens.old_topk_log_probs)
         advantages, is_bounded = self.clip_advantages(theirs - ours.detach())
         loss, is_clipped = self.surrogate(ours, old, advantages)
-        return (old.exp() * loss).sum(-1), {
+        probabilities = old.exp()
+        return (probabilities * loss).sum(-1), {
             "kl": kl_divergence(ours.detach(), theirs),
-            "advantage_clip_fraction": (old.exp() * is_bounded).sum(-1),
-            "policy_clip_fraction": (old.exp() * is_clipped).sum(-1),
+            "advantage_clip_fraction": (probabilities * is_bounded).sum(-1),
+            "policy_clip_fraction": (probabilities * is_clipped).sum(-1),
         }
 
     def _buckets(self, all_log_probs: torch.Tensor | None, topk_log_probs: torch.Tensor | None) -> torch.Tensor:
@@ -436,7 +440,8 @@ class SequenceAdvantage(Advantages):
         advantages, is_bounded = self.clip_advantages(tokens.row_means(-log_ratio))
         old = ours.detach() if self.config.policy_clip is None else tokens.old_log_probs
         loss, is_clipped = self.surrogate(ours, old, advantages)
-        return loss, {"kl": log_ratio, "advantage_clip_fraction": is_bounded, "policy_clip_fraction": is_clipped}
+        shares = {"advantage_clip_fraction": is_bounded, "policy_clip_fraction": is_clipped}
+        return loss, {"kl": log_ratio, **{name: where.to(loss.dtype).expand_as(ours) for name, where in shares.items()}}
 
 
 OBJECTIVES: Mapping[str, type[Objective]] = {

@@ -70,7 +70,8 @@ class RepromptConfig:
     feedback (MOPD, arXiv 2605.12652: two successes and one failure)."""
 
     include_own_attempt: bool = False
-    """Show the sample's own attempt, beside a demonstration or feedback (Table 6, last row)."""
+    """Show the sample's own attempt, beside a demonstration or feedback (Table 6, last row). A success only where
+    `dont_reprompt_on_self_success` is false."""
 
     reprompt_template: str = (
         "{prompt}{attempt}{solution}{failed_attempts}{feedback}\n\nCorrectly solve the original question."
@@ -372,7 +373,8 @@ def _context(
 ) -> list[Section]:
     """What is shown beside it: the sample's own attempt, unless it is the demonstration, and failures of others."""
     sections = []
-    if config.include_own_attempt:
+    is_success = rollout.score >= config.success_reward_threshold
+    if config.include_own_attempt and not (is_success and config.dont_reprompt_on_self_success):
         text = _shown_text(rollout, config, markup)
         if text and Section("solution", text) not in knowledge:
             sections.append(Section("attempt", text))
@@ -416,7 +418,7 @@ def fit_teacher_prompt(
     encode: Callable[[str], list[int]],
     decode: Callable[[list[int]], str],
 ) -> tuple[TeacherPrompt, list[int]]:
-    """Tokenise a teacher prompt, shortening the longest of its sections until it fits.
+    """Tokenise a teacher prompt, shortening the longest of its sections until it fits; those that teach come last.
 
     Nothing else is ever cut, so that question, section headers, instruction, chat markup and generation header stay
     whole. A section of which nothing would be left is dropped; a prompt that loses all that teach has no target any
@@ -438,7 +440,8 @@ def fit_teacher_prompt(
             raise ValueError(f"{where}, {limit}. Raise it, or set reprompt_truncation to left or right.")
         if not prompt.sections:
             raise ValueError(f"{where} without demonstration and feedback, {limit}. Raise max_reprompt_len.")
-        longest = max(range(len(parts)), key=lambda i: len(parts[i]))
+        teaches = [SECTIONS[section.kind].teaches for section in prompt.sections]
+        longest = max(range(len(parts)), key=lambda i: (not teaches[i], len(parts[i])))
         keep = max(len(parts[longest]) - excess, 0)
         start = 0 if config.reprompt_truncation == "right" else len(parts[longest]) - keep
         parts[longest] = parts[longest][start : start + keep]

@@ -51,10 +51,38 @@ class TeacherRows:
     """(teacher prompt + response,) each; the student's own row where the teacher knows nothing."""
     weights: torch.Tensor
     """(B,) float, the weight of its question where the teacher knows something, else 0."""
+    reward_weights: torch.Tensor
+    """(B,) float, 0 where the reward says nothing: what could not be graded."""
     prompts: list[TeacherPrompt]
     metrics: dict[str, float]
     warning: str | None
     """What to tell the user of a step that teaches nothing."""
+
+
+def teacher_prompts(
+    config: SelfDistillationConfig, rollouts: Sequence[Rollout], step: int, markup: Sequence[str] = ()
+) -> tuple[list[TeacherPrompt], list[float]]:
+    """What the teacher of each rollout reads, of any length, and how much the rollout's question counts.
+
+    Args:
+        rollouts: the whole batch, all groups.
+        step, markup: see `build_teacher_prompts`.
+    """
+    threshold = config.reprompt.success_reward_threshold
+    prompts = build_teacher_prompts(rollouts, config.reprompt, config.demonstrations, step, markup)
+    if not config.routing.teaches_successes:
+        prompts = [
+            TeacherPrompt(list(rollout.messages)) if rollout.score >= threshold else prompt
+            for prompt, rollout in zip(prompts, rollouts, strict=True)
+        ]
+    groups: dict[str, list[bool]] = {}
+    for rollout in rollouts:
+        if rollout.graded:
+            groups.setdefault(rollout.uid, []).append(rollout.score >= threshold)
+    rates = [sum(group) / len(group) for group in groups.values()]
+    weights = dict(zip(groups, config.question_weights.weigh(rates), strict=True))
+    # What was not graded has no target anyhow.
+    return prompts, [weights.get(rollout.uid, 0.0) for rollout in rollouts]
 
 
 @dataclass(frozen=True)
@@ -80,9 +108,7 @@ class TeacherRowBuilder:
         """
         metrics = {"self_distillation/grader_error_fraction": self._grader_error_rate(samples, step)}
         rollouts = [sample.rollout for sample in samples]
-        prompts = build_teacher_prompts(rollouts, self.config.reprompt, self.config.demonstrations, step, self.markup)
-        if not self.config.routing.teaches_successes:
-            prompts = [self._without_success(*pair) for pair in zip(prompts, rollouts, strict=True)]
+        prompts, question_weights = teacher_prompts(self.config, rollouts, step, self.markup)
         rows, prompt_lens = [], []
         for i, sample in enumerate(samples):
             prompt_ids = sample.prompt_ids
@@ -97,28 +123,12 @@ class TeacherRowBuilder:
         if prompt_lens:
             metrics["self_distillation/teacher_prompt_length/mean"] = sum(prompt_lens) / len(prompt_lens)
             metrics["self_distillation/teacher_prompt_length/max"] = max(prompt_lens)
+        # Again, as truncation may have taken what a prompt knew.
         targets = torch.tensor([float(prompt.has_target) for prompt in prompts])
-        weights = targets * self._question_weights(rollouts)
+        weights = targets * torch.tensor(question_weights)
         warning = None if weights.any() else self._no_target(rollouts, prompts, step)
-        return TeacherRows(rows, weights, prompts, metrics, warning)
-
-    def _is_success(self, rollout: Rollout) -> bool:
-        return rollout.score >= self.config.reprompt.success_reward_threshold
-
-    def _without_success(self, prompt: TeacherPrompt, rollout: Rollout) -> TeacherPrompt:
-        """A success keeps the student's prompt, and learns from its reward."""
-        return TeacherPrompt(list(rollout.messages)) if self._is_success(rollout) else prompt
-
-    def _question_weights(self, rollouts: Sequence[Rollout]) -> torch.Tensor:
-        """The weight of each rollout's question, (B,)."""
-        groups: dict[str, list[bool]] = {}
-        for rollout in rollouts:
-            if rollout.graded:
-                groups.setdefault(rollout.uid, []).append(self._is_success(rollout))
-        rates = [sum(group) / len(group) for group in groups.values()]
-        weights = dict(zip(groups, self.config.question_weights.weigh(rates), strict=True))
-        # What was not graded has no target anyhow.
-        return torch.tensor([weights.get(rollout.uid, 0.0) for rollout in rollouts])
+        reward_weights = torch.tensor([float(rollout.graded) for rollout in rollouts])
+        return TeacherRows(rows, weights, reward_weights, prompts, metrics, warning)
 
     def _grader_error_rate(self, samples: Sequence[Sample], step: int) -> float:
         """The share of samples that the reward function could not grade; an error when they are many."""

@@ -127,6 +127,7 @@ class SelfDistillationEngine(FSDPEngineWithLMHead):
             token_ids=responses.to_padded_tensor(0),
             response_mask=mask_BT,
             teacher_weights=batch["teacher_weight"],
+            reward_weights=batch["reward_weight"],
             temperature=batch["temperature"],
             loss_agg_mode=actor.loss_agg_mode,
             with_target=Denominators(batch["num_target_tokens"], batch["num_target_sequences"], **shared),

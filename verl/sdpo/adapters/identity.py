@@ -37,6 +37,8 @@ MAY_DIFFER = """
 """
 # ... but for these.
 MAY_NOT = ("trainer.balance_batch", "trainer.critic_warmup", "trainer.use_v1", "trainer.v1.*")
+# The block once more, for the refilling sampler.
+COPIES = ("trainer.v1.sampler.sampler_kwargs.self_distillation.*",)
 # With a learning rate that falls towards the end of a run, its length changes every step.
 LENGTH = ("trainer.total_epochs", "trainer.total_training_steps")
 
@@ -98,6 +100,8 @@ def _identity(tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     fixed = MAY_NOT + LENGTH if falls else MAY_NOT
     may_differ = MAY_DIFFER.split()
     for key, value in _flat(tree):
+        if _matches(key, COPIES):
+            continue
         if _matches(key, fixed) or not _matches(key, may_differ):
             yield key, value.removeprefix(f"{folder}/") if isinstance(value, str) else value
 

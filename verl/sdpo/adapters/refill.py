@@ -6,11 +6,11 @@ import transfer_queue as tq
 from transfer_queue import KVBatchMeta
 
 from verl.sdpo.adapters.samples import plain, to_rollout
-from verl.sdpo.reprompt import build_teacher_prompts
+from verl.sdpo.teacher_rows import teacher_prompts
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 from verl.utils.config import omega_conf_to_dataclass
 
-# Whether there is a teacher depends on scores and feedback alone.
+# What a teacher would read does not matter, but for a response that is nothing but thinking, or a prompt that is cut.
 QUESTION = [{"role": "user", "content": "?"}]
 RESPONSE = "?"
 
@@ -37,22 +37,33 @@ class RefillBuffer(ReplayBuffer):
             self.refill_fn(missing)
             rounds, refilled = rounds + 1, refilled + missing
             taught = self._wait_for_all(partition_id, batch_size)
-        generated = sum(tag["response_len"] for tag in self.partitions[partition_id].values())
-        chosen = sorted(self._finished(partition_id), key=lambda uid: uid not in taught)[:batch_size]
-        self._clear_groups(partition_id, self._finished(partition_id) - set(chosen))
+        trajectories = self.partitions[partition_id]
+        generated = sum(tag["response_len"] for tag in trajectories.values())
+        groups = {key.split("_")[0] for key in trajectories}
+        finished = self._finished(partition_id)
+        # Of equals those that were asked for first, and those without any trajectory (verl's `failure`) at last.
+        chosen = sorted(finished, key=lambda uid: (uid not in taught, uid not in groups))[:batch_size]
+        if not groups & set(chosen):
+            raise RuntimeError(
+                f"step {global_steps}: none of {len(finished)} questions has a response. Look for the error of the "
+                "agent loop above."
+            )
+        self._clear_groups(partition_id, set(finished) - set(chosen))
         metrics = {
             "training/refill/rounds": rounds,
             "training/refill/questions": refilled,
             "training/refill/taught_fraction": min(len(taught) / batch_size, 1.0),
             "training/refill/generated_tokens": generated,
         }
-        return self._materialize_batch(partition_id, chosen, dict(self.partitions[partition_id])), metrics
+        return self._materialize_batch(partition_id, chosen, dict(trajectories)), metrics
 
-    def _finished(self, partition_id: str) -> set[str]:
-        return self.finished_keys[partition_id] | self.failure_keys[partition_id]
+    def _finished(self, partition_id: str) -> list[str]:
+        """In the order in which they were asked for."""
+        ended = self.finished_keys[partition_id] | self.failure_keys[partition_id]
+        return [uid for uid in self.prompt_global_steps[partition_id] if uid in ended]
 
     def _wait_for_all(self, partition_id: str, batch_size: int) -> set[str]:
-        """The groups that have a teacher, once all that was asked for is finished."""
+        """The groups that teach, once all that was asked for is finished."""
         last_debug_time = time.time()
         while True:
             self._sync_metadata_from_transfer_queue()
@@ -62,7 +73,7 @@ class RefillBuffer(ReplayBuffer):
             last_debug_time = self._wait_for_next_poll(partition_id, last_debug_time)
 
     def _taught(self, partition_id: str) -> set[str]:
-        keys = [key for key in self.partitions[partition_id] if key.split("_")[0] in self._finished(partition_id)]
+        keys = list(self.partitions[partition_id])
         if not keys:
             return set()
         data = tq.kv_batch_get(keys=keys, partition_id=partition_id, select_fields=["rm_scores", "extra_fields"])
@@ -71,5 +82,10 @@ class RefillBuffer(ReplayBuffer):
             to_rollout(key, key.split("_")[0], QUESTION, RESPONSE, score, extra.get("reward_extra_info", {}))
             for key, score, extra in zip(keys, scores, plain(data["extra_fields"]), strict=True)
         ]
-        prompts = build_teacher_prompts(rollouts, self.settings.reprompt, self.settings.demonstrations, step=0)
-        return {rollout.uid for rollout, prompt in zip(rollouts, prompts, strict=True) if prompt.has_target}
+        prompts, weights = teacher_prompts(self.settings, rollouts, step=0)
+        return {
+            rollout.uid
+            for rollout, prompt, weight in zip(rollouts, prompts, weights, strict=True)
+            # What a grader broke is kept, so that `max_grader_error_rate` sees it.
+            if (prompt.has_target and weight > 0) or not rollout.graded
+        }

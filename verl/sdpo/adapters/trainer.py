@@ -58,9 +58,8 @@ class TeacherRowsMixin(Trainer):
         return batch
 
     def _add_teacher_rows(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
-        """Write `teacher_input_ids` (jagged, teacher prompt + response) and `teacher_weight` (B,)."""
-        samples = self._samples(batch)
-        rows = self.teacher_row_builder.build(samples, self.global_steps)
+        """Write `teacher_input_ids` (jagged, teacher prompt + response) and `teacher_weight`, `reward_weight` (B,)."""
+        rows = self.teacher_row_builder.build(samples := self._samples(batch), self.global_steps)
         metrics.update(rows.metrics)
         if rows.warning:
             logger.warning(rows.warning)
@@ -69,9 +68,10 @@ class TeacherRowsMixin(Trainer):
         fields = {
             "teacher_input_ids": torch.nested.as_nested_tensor(rows.input_ids, layout=torch.jagged),
             "teacher_weight": rows.weights,
+            "reward_weight": rows.reward_weights,
         }
+        fields = TensorDict(fields, len(samples))
         # Only the meta that comes back carries the new fields to the workers.
-        fields = TensorDict(fields, batch_size=len(samples))
         written = tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=fields)
         written.extra_info.update(batch.extra_info)
         return written

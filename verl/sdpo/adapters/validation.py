@@ -70,6 +70,11 @@ def validate_training_config(config: Mapping) -> None:
     trainer = config["trainer"]
     mode = trainer["v1"]["trainer_mode"]
     if not is_sdpo(config):
+        if config["data"].get("refill_until_target", 0):
+            raise ValueError(
+                f"data.refill_until_target={config['data']['refill_until_target']} without loss_mode={LOSS_MODE}: what "
+                "a question teaches matters to SDPO alone. Set it to 0."
+            )
         if mode in TRAINER_MODES:
             raise ValueError(
                 f"trainer.v1.trainer_mode={mode} builds teacher batches, which "
@@ -259,13 +264,45 @@ def _validate_refill(config: Mapping) -> None:
     rounds = config["data"].get("refill_until_target", 0)
     if not (type(rounds) is int and rounds >= 0):
         raise ValueError(f"data.refill_until_target={rounds!r}: expected a whole number of rounds >= 0.")
-    if rounds and config["data"]["gen_batch_size"] != 1:
-        raise ValueError(
-            f"data.refill_until_target={rounds} with data.gen_batch_size={config['data']['gen_batch_size']}: refills "
-            "come in any number of questions. Set data.gen_batch_size=1, or leave it out."
-        )
-    if rounds and (config["algorithm"].get("filter_groups") or {}).get("enable", False):
-        raise ValueError(
-            f"data.refill_until_target={rounds} with algorithm.filter_groups.enable=True: each brings a sampler of its "
-            "own, and verl takes one. Set one of them off."
-        )
+    if not rounds:
+        return
+    sampler, reward_model = config["trainer"]["v1"]["sampler"], config["reward"]["reward_model"]
+    for key, value, is_right, reason, fix in (
+        (
+            "data.gen_batch_size",
+            config["data"]["gen_batch_size"],
+            config["data"]["gen_batch_size"] == 1,
+            "refills come in any number of questions",
+            "Set it to 1, or leave it out",
+        ),
+        (
+            "algorithm.filter_groups.enable",
+            True,
+            not (config["algorithm"].get("filter_groups") or {}).get("enable", False),
+            "it brings a sampler of its own, and verl takes one",
+            "Set one of them off",
+        ),
+        (
+            "trainer.v1.sampler.custom_sampler.name",
+            sampler["custom_sampler"]["name"],
+            sampler["custom_sampler"]["name"] == "RefillBuffer",
+            "that is another sampler, and verl takes one",
+            "Leave it out, or set refill_until_target=0",
+        ),
+        (
+            "trainer.v1.sampler.sync_refill_failed_groups",
+            True,
+            not sampler["sync_refill_failed_groups"],
+            "verl tells no custom sampler of it",
+            "Set it to False",
+        ),
+        (
+            "reward.reward_model.enable",
+            True,
+            not reward_model["enable"] or reward_model["enable_resource_pool"],
+            "a colocated reward model scores after sampling, too late to say what teaches",
+            "Set reward.reward_model.enable_resource_pool=True, or refill_until_target=0",
+        ),
+    ):
+        if not is_right:
+            raise ValueError(f"data.refill_until_target={rounds} with {key}={value}: {reason}. {fix}.")

@@ -75,6 +75,7 @@ def run_config(config: DictConfig, question: Question) -> dict[str, Any]:
     """The header of the log: whatever a resumed run must have in common with the run it continues."""
     actor, rollout = config["actor_rollout_ref"]["actor"], config["actor_rollout_ref"]["rollout"]
     reward = config["reward"]["custom_reward_function"]["reward_kwargs"]
+    block: Any = OmegaConf.to_container(actor["self_distillation"], resolve=True)
     return {
         "method": "sdpo",
         **question.header(),
@@ -86,7 +87,7 @@ def run_config(config: DictConfig, question: Question) -> dict[str, Any]:
         "top_p": rollout["top_p"],
         "max_response": config["data"]["max_response_length"],
         "lr": actor["optim"]["lr"],
-        "self_distillation": {k: v for k, v in actor["self_distillation"].items() if trains(f"{BLOCK}.{k}")},
+        "self_distillation": {k: v for k, v in block.items() if trains(f"{BLOCK}.{k}")},
         "reward": reward["grader"],
         "reward_kwargs": OmegaConf.to_container(reward["options"], resolve=True),
     }
@@ -108,6 +109,11 @@ def validate_test_time(config: DictConfig) -> None:
     ):
         if value != expected:
             raise ValueError(f"{key}={value} with a block test_time: set it to {expected}, or remove the block.")
+    if config["data"].get("refill_until_target", 0):
+        raise ValueError(
+            f"data.refill_until_target={config['data']['refill_until_target']} with a block test_time: attempts that "
+            "are thrown away would be missing from the log and the budget. Set it to 0."
+        )
     for key in ("train_files", "val_files"):
         if not isinstance(config["data"][key], str):
             raise ValueError(

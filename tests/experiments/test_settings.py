@@ -295,6 +295,7 @@ ABLATIONS = {
             TEACHER: kind,
             "actor_rollout_ref.model.lora_rank": 32,
             "actor_rollout_ref.model.lora_alpha": 32,
+            "actor_rollout_ref.model.lora.merge": True,
             f"{ACTOR}.fsdp_config.param_offload": True,
             f"{ROLLOUT}.tensor_model_parallel_size": 1,
             "trainer.n_gpus_per_node": 1,

@@ -1,6 +1,6 @@
 """LoRA's weights, shard by shard: base W (out, in), adapter A (rank, in) and B (out, rank), merged W + scaling * B @ A.
 
-Every function of a model is collective, and expects FSDP's units resharded.
+FSDP's units must be resharded; `merged_shards` is collective.
 """
 
 import math
@@ -38,7 +38,7 @@ def base_shards(model: torch.nn.Module) -> Iterator[torch.Tensor]:
 
 def merged_shards(model: torch.nn.Module, device: torch.device | int) -> Iterator[torch.Tensor]:
     """Its counterpart of the merged weights, on `device`: with an adapter in float32, else as it is."""
-    layers = {layer.base_layer: layer for layer in lora_layers(model)}
+    layers = {layer.base_layer: layer for layer in _layers(model)}
     adapters = _adapters(model)
     parts = list(_parts(model))
     factors = {part.module: part for part in parts if part.module in adapters}
@@ -55,8 +55,8 @@ def merged_shards(model: torch.nn.Module, device: torch.device | int) -> Iterato
         yield local
 
 
-def lora_layers(model: torch.nn.Module) -> list[Linear]:
-    """The layers with an adapter.
+def _layers(model: torch.nn.Module) -> list[Linear]:
+    """Those with an adapter.
 
     Raises:
         ValueError: when one is no plain linear layer.
@@ -75,7 +75,7 @@ def lora_layers(model: torch.nn.Module) -> list[Linear]:
 
 def _adapters(model: torch.nn.Module) -> set[torch.nn.Module]:
     """The modules that hold an A or a B."""
-    factors = (each for layer in lora_layers(model) for each in (layer.lora_A, layer.lora_B))
+    factors = (each for layer in _layers(model) for each in (layer.lora_A, layer.lora_B))
     return {_unwrapped(each[ADAPTER]) for each in factors}
 
 

@@ -92,6 +92,24 @@ def check_kind(engines, path, strategy, kind):
     assert distance == (0.0 if kind == "live" else pytest.approx(moved, rel=1e-4))
 
 
+def test_verls_kl_penalty_is_to_the_base(two_ranks, strategy, models):
+    two_ranks.run(check_kl_reference, path=models["untied"], strategy=strategy)
+
+
+def check_kl_reference(engines, path, strategy):
+    """verl asks the actor's own pass for the reference's log-probabilities, with the adapter off."""
+    pair = engines.build_pair(path, strategy=strategy, settings=EMA, shift=0.0, lr=1e-2, lora_rank=RANK)
+    samples = engines.make_samples()
+    share = engines.rank_share(samples)
+    engines.train(pair.student, samples)
+    base = engines.unsharded(path, engines.merged(engines.full_weights(pair.student), share=0.0))
+    every = engines.expected_rows(base, share, "prompt")
+    expected = every.gather(-1, torch.cat([s.response for s in share]).unsqueeze(-1)).squeeze(-1)
+    assert difference(engines.infer(pair.student, share)["log_probs"], expected) > 1e-3
+    with pair.student.disable_adapter():
+        assert difference(engines.infer(pair.student, share)["log_probs"], expected) < 1e-5
+
+
 @pytest.mark.parametrize("kind", ["frozen", "live", "ema", "trust-region"])
 def test_the_gradient_is_that_of_an_unsharded_model(ranks, strategy, models, kind):
     ranks.run(check_gradient, path=models["untied"], strategy=strategy, kind=kind)

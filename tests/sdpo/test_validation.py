@@ -155,6 +155,16 @@ IMPOSSIBLE = [
     (
         {
             **LORA,
+            "actor_rollout_ref.actor.strategy": "fsdp",
+            "actor_rollout_ref.ref.strategy": "fsdp",
+            "actor_rollout_ref.actor.fsdp_config.wrap_policy.min_num_params": 7,
+            "actor_rollout_ref.ref.fsdp_config.wrap_policy.min_num_params": 7,
+        },
+        ["wrap_policy.min_num_params=7", "strategy=fsdp", "Set min_num_params=0"],
+    ),
+    (
+        {
+            **LORA,
             "actor_rollout_ref.actor.use_kl_loss": True,
             f"{BLOCK}.credit": "logit-advantage",
             f"{BLOCK}.alpha": 1.0,

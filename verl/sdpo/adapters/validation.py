@@ -162,6 +162,15 @@ def _validate_lora(config: Mapping) -> None:
             "SDPO reads hidden states where the head stands, and merges adapters of linear layers only. Leave out "
             "lm_head and embed_tokens, and set target_parameters=null."
         )
+    actor = config["actor_rollout_ref"]["actor"]
+    engine = actor["fsdp_config"]
+    smallest = engine["wrap_policy"].get("min_num_params", 0)
+    if actor["strategy"] == "fsdp" and smallest > 0 and not engine["use_orig_params"]:
+        raise ValueError(
+            f"actor_rollout_ref.actor.fsdp_config.wrap_policy.min_num_params={smallest} with lora_rank > 0, "
+            "strategy=fsdp and use_orig_params=False: verl then puts adapter and frozen base into one flat parameter, "
+            "which FSDP1 refuses. Set min_num_params=0, for actor and ref."
+        )
 
 
 def _validate_reference(config: Mapping, block: SelfDistillationConfig) -> None:

@@ -291,6 +291,19 @@ ABLATIONS = {
             "refresh": {"teacher_regularization": "refresh", "teacher_refresh_interval": 50},
         }.items()
     },
+    "lora": {
+        f"SDPO-lora32-{kind}": EXPECTED["generalization/run_sdpo_all.sh"]
+        | {
+            TEACHER: kind,
+            "actor_rollout_ref.model.lora_rank": 32,
+            "actor_rollout_ref.model.lora_alpha": 32,
+            "actor_rollout_ref.model.lora.merge": True,
+            f"{ACTOR}.fsdp_config.param_offload": True,
+            f"{ROLLOUT}.tensor_model_parallel_size": 1,
+            "trainer.n_gpus_per_node": 1,
+        }
+        for kind in ("frozen", "ema")
+    },
     # Fig. 19 left
     "ttt_sdpo_batch": {
         f"sdpo_rollouts{n}_q120_seed3": EXPECTED["ttt/run_sdpo_all.sh"]
@@ -306,7 +319,7 @@ def ablations():
     environment = {"SEEDS": str(SEED), "QUESTIONS": "120"}
     variants = {"DATASETS": "datasets/lcb_v6", "MODELS": "Qwen/Qwen3-8B"}
     lists = {
-        recipe: list_runs("launcher.sh", recipe, **environment, **(variants if recipe == "variants" else {}))
+        recipe: list_runs("launcher.sh", recipe, **environment, **(variants if recipe in ("variants", "lora") else {}))
         for recipe in ABLATIONS
     }
     return lists, compose(

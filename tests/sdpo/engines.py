@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from unittest import mock
 
 import torch
+from peft import LoraConfig, TaskType, get_peft_model
 from tensordict import TensorDict
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.fsdp import _init_utils
@@ -32,12 +33,13 @@ from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 from verl.workers.utils.padding import response_from_nested
 
 TEMPERATURE = 0.7
+LORA_ALPHA = 6
 # The reference differs from the engine in the order of float32 sums only.
 CLOSE = {"rtol": 1e-3, "atol": 2e-6}
 
 
 def build_engine(path: str, *, strategy: str, forward_only: bool = False, **options) -> SelfDistillationEngine:
-    """options: compute ("fp32", "bf16"), lr, remove_padding, and fields of FSDPEngineConfig."""
+    """options: compute ("fp32", "bf16"), lr, remove_padding, lora_rank, and fields of FSDPEngineConfig."""
     compute, lr = options.pop("compute", "fp32"), options.pop("lr", 1e-3)
     engine = EngineRegistry.new(
         model_type=MODEL_TYPE,
@@ -47,6 +49,8 @@ def build_engine(path: str, *, strategy: str, forward_only: bool = False, **opti
             use_remove_padding=options.pop("remove_padding", False),
             override_config={"attn_implementation": "sdpa"},
             model_type=MODEL_TYPE,
+            lora_rank=options.pop("lora_rank", 0),
+            lora_alpha=LORA_ALPHA,
         ),
         engine_config=FSDPEngineConfig(
             strategy=strategy,
@@ -95,7 +99,7 @@ def build_pair(
     config = SelfDistillationConfig(**{"distillation_topk": 20, **(settings or {})})
     student = build_engine(path, strategy=strategy, **options)
     reference = None
-    if config.teacher_kind.needs_reference:
+    if config.teacher_kind.needs_second_model(options.get("lora_rank", 0) > 0):
         reference = build_engine(path, strategy=strategy, forward_only=True, **options)
         shift_weights(reference, shift)
     teacher = make_teacher(config, reference, student)
@@ -143,11 +147,30 @@ def full_gradients(engine: SelfDistillationEngine) -> dict[str, torch.Tensor]:
     return gradients
 
 
-def unsharded(path: str, weights: dict[str, torch.Tensor]) -> LlamaForCausalLM:
-    """A plain transformers model in float32 that holds these weights."""
+def unsharded(path: str, weights: dict[str, torch.Tensor]) -> torch.nn.Module:
+    """A plain transformers model in float32 that holds these weights, with peft's adapter if they have one."""
     model = LlamaForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="eager")
+    ranks = {len(weight) for name, weight in weights.items() if "lora_A" in name}
+    if ranks:
+        config = LoraConfig(
+            task_type=TaskType.CAUSAL_LM, r=ranks.pop(), lora_alpha=LORA_ALPHA, target_modules="all-linear"
+        )
+        model = get_peft_model(model, config)
     model.load_state_dict(weights)
     return model
+
+
+def merged(weights: dict[str, torch.Tensor], share: float = 1.0) -> dict[str, torch.Tensor]:
+    """The weights of a model with an adapter as one without: W + share * LORA_ALPHA / rank * B @ A."""
+    dense = {}
+    for name, weight in weights.items():
+        if "lora_" in name:
+            continue
+        if name.endswith("base_layer.weight"):
+            a, b = (weights[name.replace("base_layer", f"lora_{factor}.default")] for factor in "AB")
+            weight = weight + share * LORA_ALPHA / len(a) * (b @ a)
+        dense[name.removeprefix("base_model.model.").replace(".base_layer", "")] = weight
+    return dense
 
 
 @dataclass(frozen=True)
@@ -352,7 +375,11 @@ def reference_gradients(pair: Pair, path: str, samples: list[Sample]) -> tuple[d
     """Gradients and value of `reference_loss` at the pair's present weights, whatever its kind of teacher."""
     student = unsharded(path, full_weights(pair.student))
     settings = pair.student.actor_config.self_distillation
-    reference = unsharded(path, full_weights(pair.reference)) if pair.reference else student
+    reference = student
+    if pair.reference:
+        reference = unsharded(path, full_weights(pair.reference))
+    elif settings.teacher_kind.needs_reference:
+        reference = unsharded(path, merged(full_weights(pair.student), share=0.0))
 
     def teacher_logits(sample: Sample) -> torch.Tensor:
         logits = row_logits(reference, sample.teacher_prompt, sample.response)
@@ -363,7 +390,8 @@ def reference_gradients(pair: Pair, path: str, samples: list[Sample]) -> tuple[d
 
     loss = reference_loss(student, teacher_logits, samples, pair.student.actor_config)
     loss.backward()
-    return {name: parameter.grad for name, parameter in student.named_parameters()}, loss.item()
+    gradients = {name: parameter.grad for name, parameter in student.named_parameters() if parameter.requires_grad}
+    return gradients, loss.item()
 
 
 def assert_same(got: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], **tolerance) -> None:

@@ -36,7 +36,7 @@ from verl.sdpo.doctor.capacity import (
 )
 from verl.sdpo.doctor.finding import FAIL, OK, WARN, Finding
 
-QWEN3_8B = Model(parameters=8_190_735_360, root_parameters=1_244_663_808, vocabulary=151_936)
+QWEN3_8B = Model(8_190_735_360, root_parameters=1_244_663_808, vocabulary=151_936, linear_widths=2_727_936)
 GH200 = 96 * GIB
 
 
@@ -241,7 +241,8 @@ def test_attention(monkeypatch, implementation, packed, installed, status):
 def test_parameters_of_qwen3_8b_by_hand(tmp_path):
     """Embedding and head: 2 x 151936 x 4096 = 1,244,659,712. A layer: q and o 2 x 4096 x 4096, k and v
     2 x 4096 x 1024, their norms 2 x 128, MLP 3 x 4096 x 12288, norms 2 x 4096: 192,946,432. Times 36, and the last
-    norm's 4096: 8,190,735,360. Outside the layers: 1,244,659,712 + 4096.
+    norm's 4096: 8,190,735,360. Outside the layers: 1,244,659,712 + 4096. Inputs and outputs of a layer's linear layers:
+    q and o 2 x 8192, k and v 2 x 5120, MLP 3 x 16,384: 75,776. Times 36: 2,727,936.
     """
     Qwen3Config(
         vocab_size=151_936,
@@ -327,6 +328,23 @@ def test_teachers_that_are_no_second_model_or_not_saved():
     assert (live.host, live.checkpoint) == (0, 12 * parameters)
     frozen = estimate(configuration("sdpo", f"{block}=frozen"), QWEN3_8B)
     assert (frozen.host, frozen.checkpoint) == (4 * parameters, 12 * parameters)
+
+
+def test_lora_trains_its_adapter_only_by_hand():
+    """At rank 32 the adapter has A = 32 x 2,727,936 parameters. On one GPU: weights 4(P + A) bytes, gradients and
+    moments 12 A. A frozen teacher is no second model; a moving average is one in float32, with an adapter of its own.
+    """
+    lora = ["actor_rollout_ref.model.lora_rank=32", "trainer.n_gpus_per_node=1"]
+    block = "actor_rollout_ref.actor.self_distillation.teacher_regularization"
+    adapter = 87_293_952
+    weights = 4 * (QWEN3_8B.parameters + adapter)
+    ema, frozen = (estimate(configuration("sdpo", *lora, f"{block}={kind}"), QWEN3_8B) for kind in ("ema", "frozen"))
+    for need in (ema, frozen):
+        assert (need.training_state, need.resident_state) == (weights + 12 * adapter, weights + 8 * adapter)
+    assert (frozen.host, frozen.checkpoint) == (0, weights + 8 * adapter)
+    assert (ema.host, ema.checkpoint) == (weights, 2 * weights + 8 * adapter)
+    penalty = "actor_rollout_ref.actor.use_kl_loss=True"
+    assert estimate(configuration("baseline_grpo", lora[0], penalty), QWEN3_8B).host == 0
 
 
 def test_grpo_has_no_teacher_and_logits_of_prompts_too():

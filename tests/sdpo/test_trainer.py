@@ -146,9 +146,12 @@ def test_a_step_without_a_target_is_said(trainer, queue, caplog):
 
 
 @pytest.mark.parametrize("verls_role", [Role.ActorRollout, Role.ActorRolloutRef])
-@pytest.mark.parametrize(("teacher", "needs_reference"), [("ema", True), ("frozen", True), ("live", False)])
-def test_every_teacher_but_the_live_one_has_a_reference_model(
-    trainer, monkeypatch, verls_role, teacher, needs_reference
+@pytest.mark.parametrize(
+    ("teacher", "lora_rank", "is_needed"),
+    [("ema", 0, True), ("frozen", 0, True), ("live", 0, False), ("ema", 8, True), ("frozen", 8, False)],
+)
+def test_a_teacher_that_is_a_second_model_has_a_reference_model(
+    trainer, monkeypatch, verls_role, teacher, lora_rank, is_needed
 ):
     """verl builds a reference model (`verls_role`) for a KL penalty only."""
 
@@ -157,8 +160,9 @@ def test_every_teacher_but_the_live_one_has_a_reference_model(
 
     monkeypatch.setattr(StoppableTrainer, "_init_resource_pool_mgr", verls)
     trainer.settings = SelfDistillationConfig(teacher_regularization=teacher)
+    trainer.config = {"actor_rollout_ref": {"model": {"lora_rank": lora_rank}}}
     trainer._init_resource_pool_mgr()
-    role = Role.ActorRolloutRef if needs_reference or verls_role is Role.ActorRolloutRef else Role.ActorRollout
+    role = Role.ActorRolloutRef if is_needed or verls_role is Role.ActorRolloutRef else Role.ActorRollout
     assert trainer.mapping == {role: "pool"}
     (worker,) = trainer.role_worker_mapping.values()
     assert list(trainer.role_worker_mapping) == [role]

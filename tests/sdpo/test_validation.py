@@ -45,6 +45,7 @@ VALID = {
             "lora_rank": 0,
             "lora_adapter_path": None,
             "lora": {"rank": 0},
+            "target_modules": "all-linear",
         },
         "actor": {
             "strategy": "fsdp2",
@@ -84,6 +85,8 @@ STATIC = {
     "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu": 16,
 }
 
+LORA = {"actor_rollout_ref.model.lora_rank": 8}
+
 
 def training_config(overrides):
     """VALID with dotted keys replaced, as Hydra hands it over."""
@@ -107,6 +110,12 @@ def test_a_valid_training_passes(teacher, strategy):
     validate_training_config(config)
     validate_training_config(OmegaConf.to_container(config))
     assert is_sdpo(config)
+
+
+@pytest.mark.parametrize("teacher", ["ema", "refresh", "trust-region", "frozen", "live"])
+def test_lora_passes_with_every_teacher_and_a_kl_to_the_base(teacher):
+    more = {f"{BLOCK}.teacher_regularization": teacher, "actor_rollout_ref.actor.use_kl_loss": True}
+    validate_training_config(training_config({**LORA, **more}))
 
 
 IMPOSSIBLE = [
@@ -139,9 +148,37 @@ IMPOSSIBLE = [
         {"actor_rollout_ref.model.use_fused_kernels": True},
         ["use_fused_kernels=True", "Set use_fused_kernels=False"],
     ),
-    ({"actor_rollout_ref.model.lora_rank": 8}, ["lora_rank=8", "Set the ranks to 0"]),
-    ({"actor_rollout_ref.model.lora_adapter_path": "a/b"}, ["lora_adapter_path=a/b", "lora_adapter_path=null"]),
-    ({"actor_rollout_ref.model.lora.rank": 4}, ["lora.rank=4", "Set the ranks to 0"]),
+    ({"actor_rollout_ref.model.lora_adapter_path": "a/b"}, ["lora_adapter_path=a/b", "Set lora_adapter_path=null"]),
+    ({"actor_rollout_ref.model.lora.rank": 4}, ["lora.rank=4", "FSDP", "lora.rank=0", "lora_rank=4"]),
+    (
+        {**LORA, "actor_rollout_ref.model.target_modules": ["q_proj", "lm_head"]},
+        ["target_modules=['q_proj', 'lm_head']", "Leave out lm_head"],
+    ),
+    (
+        {**LORA, "actor_rollout_ref.model.target_parameters": ["mlp.experts.down_proj"]},
+        ["target_parameters=['mlp.experts.down_proj']", "set target_parameters=null"],
+    ),
+    (
+        {
+            **LORA,
+            "actor_rollout_ref.actor.strategy": "fsdp",
+            "actor_rollout_ref.ref.strategy": "fsdp",
+            "actor_rollout_ref.actor.fsdp_config.wrap_policy.min_num_params": 7,
+            "actor_rollout_ref.ref.fsdp_config.wrap_policy.min_num_params": 7,
+        },
+        ["wrap_policy.min_num_params=7", "strategy=fsdp", "Set min_num_params=0"],
+    ),
+    (
+        {
+            **LORA,
+            "actor_rollout_ref.actor.use_kl_loss": True,
+            f"{BLOCK}.credit": "logit-advantage",
+            f"{BLOCK}.alpha": 1.0,
+            f"{BLOCK}.policy_clip": [0.2, 0.28],
+            f"{BLOCK}.is_clip": None,
+        },
+        ["policy_clip with a KL penalty", "lora_rank > 0", "Set policy_clip=null"],
+    ),
     *(
         ({f"actor_rollout_ref.{key}": 2}, [f"{key.split('.')[0]}.ulysses_sequence_parallel_size=2", "Set it to 1"])
         for key in (

@@ -148,6 +148,11 @@ def is_sdpo(config: Mapping) -> bool:
     return config["actor_rollout_ref"]["actor"]["policy_loss"]["loss_mode"] == LOSS_MODE
 
 
+def is_lora(config: Mapping) -> bool:
+    """Whether it trains an adapter over frozen base weights."""
+    return config["actor_rollout_ref"]["model"].get("lora_rank", 0) > 0
+
+
 def parse_block(config: Mapping) -> SelfDistillationConfig:
     """The block of a training configuration (the whole Hydra tree)."""
     block = config["actor_rollout_ref"]["actor"]["self_distillation"]

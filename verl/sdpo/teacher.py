@@ -41,11 +41,16 @@ class Teacher:
         """The kinds that need no settings."""
 
     needs_reference: ClassVar[bool] = True
-    """It scores with a second copy of the model, verl's reference model."""
+    """It scores with another model beside the student: the initial one, or with `moves` one of its own."""
     moves: ClassVar[bool] = False
     """It changes those weights: they must be kept in float32, and are no fixed reference for a KL penalty."""
     saves: ClassVar[bool] = False
     """A resumed run cannot rebuild it, so it is part of the checkpoint."""
+
+    @classmethod
+    def needs_second_model(cls, is_lora: bool) -> bool:
+        """Whether that is a second copy in memory. With LoRA the initial model is the student without its adapter."""
+        return cls.needs_reference and (cls.moves or not is_lora)
 
     def __init__(self, config: Any, *, student: Model, reference: Model | None, weights: Weights | None):
         """

@@ -15,7 +15,7 @@ from verl.sdpo.adapters.mixin import Trainer
 from verl.sdpo.adapters.samples import make_row_builder, read_samples
 from verl.sdpo.adapters.stop import StoppableTrainer
 from verl.sdpo.adapters.worker import SelfDistillationWorker
-from verl.sdpo.config import TRAINER_MODE
+from verl.sdpo.config import TRAINER_MODE, is_lora
 from verl.sdpo.reprompt import Rollout
 from verl.sdpo.teacher_rows import Sample, TeacherRows
 from verl.trainer.ppo.utils import Role
@@ -41,7 +41,7 @@ class TeacherRowsMixin(Trainer):
         role = Role.ActorRollout if Role.ActorRollout in self.role_worker_mapping else Role.ActorRolloutRef
         del self.role_worker_mapping[role]
         pool = self.mapping.pop(role)
-        role = Role.ActorRolloutRef if self.settings.teacher_kind.needs_reference else role
+        role = Role.ActorRolloutRef if self.settings.teacher_kind.needs_second_model(is_lora(self.config)) else role
         self.role_worker_mapping[role] = ray.remote(SelfDistillationWorker)
         self.mapping[role] = pool
 

@@ -15,7 +15,15 @@ from verl.sdpo.adapters.chat_template import validate_chat_template
 from verl.sdpo.adapters.data import validate_files, validate_rewards, validate_text_only
 from verl.sdpo.adapters.identity import refuse_other
 from verl.sdpo.checks import BLOCK
-from verl.sdpo.config import LOSS_MODE, TEST_TIME_MODE, TRAINER_MODE, SelfDistillationConfig, is_sdpo, parse_block
+from verl.sdpo.config import (
+    LOSS_MODE,
+    TEST_TIME_MODE,
+    TRAINER_MODE,
+    SelfDistillationConfig,
+    is_lora,
+    is_sdpo,
+    parse_block,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -99,6 +107,7 @@ def validate_training_config(config: Mapping) -> None:
     for key, value in block.ignored.items():
         logger.warning("%s.%s=%r is not read by what the block chooses, and has no effect.", BLOCK, key, value)
     _validate_model(actor, ref, model)
+    _validate_lora(config)
     _validate_reference(config, block)
     _validate_lengths(config, block.reprompt.max_reprompt_len)
     _validate_micro_batches(config)
@@ -136,12 +145,6 @@ def _validate_model(actor: Mapping, ref: Mapping, model: Mapping) -> None:
             "actor_rollout_ref.model.use_fused_kernels=True: verl's fused kernels never hand out the distributions on "
             "which student and teacher are compared. Set use_fused_kernels=False."
         )
-    if model.get("lora_rank", 0) or model.get("lora_adapter_path") or (model.get("lora") or {}).get("rank", 0):
-        raise ValueError(
-            f"actor_rollout_ref.model.lora_rank={model.get('lora_rank')}, lora_adapter_path="
-            f"{model.get('lora_adapter_path')}, lora.rank={(model.get('lora') or {}).get('rank')}: SDPO keeps a full "
-            "copy of the model as its teacher and does not support LoRA. Set the ranks to 0 and lora_adapter_path=null."
-        )
     for role, node in (("actor", actor), ("ref", ref)):
         size = max(
             node.get("ulysses_sequence_parallel_size", 1), node["fsdp_config"].get("ulysses_sequence_parallel_size", 1)
@@ -151,6 +154,40 @@ def _validate_model(actor: Mapping, ref: Mapping, model: Mapping) -> None:
                 f"actor_rollout_ref.{role}.ulysses_sequence_parallel_size={size}: student and teacher rows have "
                 "different prompts, so their sequence shards do not line up. Set it to 1."
             )
+
+
+def _validate_lora(config: Mapping) -> None:
+    model = config["actor_rollout_ref"]["model"]
+    if model.get("lora_adapter_path"):
+        raise ValueError(
+            f"actor_rollout_ref.model.lora_adapter_path={model['lora_adapter_path']}: the initial model would not be "
+            "the student without its adapter, which is what SDPO's teachers begin with. Set lora_adapter_path=null, "
+            "and actor_rollout_ref.model.path to a model with that adapter merged into it."
+        )
+    if (model.get("lora") or {}).get("rank", 0):
+        raise ValueError(
+            f"actor_rollout_ref.model.lora.rank={model['lora']['rank']} is Megatron's LoRA, and SDPO runs on FSDP. Set "
+            f"lora.rank=0 and actor_rollout_ref.model.lora_rank={model['lora']['rank']}."
+        )
+    if not is_lora(config):
+        return
+    targets = model.get("target_modules", "all-linear")
+    targets = [targets] if isinstance(targets, str) else list(targets or [])
+    if model.get("target_parameters") or {"lm_head", "embed_tokens"} & set(targets):
+        raise ValueError(
+            f"actor_rollout_ref.model.target_modules={targets}, target_parameters={model.get('target_parameters')}: "
+            "SDPO reads hidden states where the head stands, and merges adapters of linear layers only. Leave out "
+            "lm_head and embed_tokens, and set target_parameters=null."
+        )
+    actor = config["actor_rollout_ref"]["actor"]
+    engine = actor["fsdp_config"]
+    smallest = engine["wrap_policy"].get("min_num_params", 0)
+    if actor["strategy"] == "fsdp" and smallest > 0 and not engine["use_orig_params"]:
+        raise ValueError(
+            f"actor_rollout_ref.actor.fsdp_config.wrap_policy.min_num_params={smallest} with lora_rank > 0, "
+            "strategy=fsdp and use_orig_params=False: verl then puts adapter and frozen base into one flat parameter, "
+            "which FSDP1 refuses. Set min_num_params=0, for actor and ref."
+        )
 
 
 def _validate_reference(config: Mapping, block: SelfDistillationConfig) -> None:
@@ -167,7 +204,8 @@ def _validate_reference(config: Mapping, block: SelfDistillationConfig) -> None:
             "algorithm.use_kl_in_reward": config["algorithm"]["use_kl_in_reward"],
         }
         for key, is_on in penalties.items():
-            if is_on:
+            # With LoRA verl's KL is to the student without its adapter, whatever the teacher is.
+            if is_on and not is_lora(config):
                 raise ValueError(
                     f"{key}=True with {BLOCK}.teacher_regularization={teacher}: the reference model is the moving "
                     f"teacher, no fixed reference is left for the KL. Set {key}=False, or "
@@ -257,6 +295,13 @@ def _validate_old_policy(config: Mapping, block: SelfDistillationConfig) -> None
         raise ValueError(
             f"{BLOCK}.policy_clip with algorithm.rollout_correction.bypass_mode=True: the old policy's most likely "
             "tokens come from the pass for old log-probabilities, which bypass_mode leaves out. Set one of them off."
+        )
+    has_kl = config["actor_rollout_ref"]["actor"]["use_kl_loss"] or config["algorithm"]["use_kl_in_reward"]
+    if block.objective.needs_old_topk and has_kl and is_lora(config):
+        raise ValueError(
+            f"{BLOCK}.policy_clip with a KL penalty and actor_rollout_ref.model.lora_rank > 0: verl scores the initial "
+            "model with the actor's own pass, which would write over the old policy's most likely tokens. Set "
+            "policy_clip=null, or use_kl_loss=False and use_kl_in_reward=False."
         )
 
 

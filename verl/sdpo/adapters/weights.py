@@ -1,7 +1,8 @@
 """The teacher's models and weights in verl's FSDP engines.
 
 `reference` is the engine of verl's colocated ref model, `student` that of the actor. Both are wrapped alike, so that
-their parameters pair up shard by shard.
+their parameters pair up shard by shard. With LoRA the initial model is the student without its adapter, and a reference
+that moves holds merged weights where the student holds base weights.
 """
 
 import json
@@ -16,6 +17,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
 
 from verl.sdpo.adapters.engine import SelfDistillationEngine
+from verl.sdpo.adapters.lora import base_shards, merged_shards
 from verl.sdpo.checks import BLOCK
 from verl.sdpo.config import SelfDistillationConfig
 from verl.sdpo.model import Result, Rows
@@ -77,6 +79,14 @@ class StudentAsTeacher:
             self.engine.module.train()
 
 
+class AdapterOffModel(StudentAsTeacher):
+    """With LoRA: the initial model, which is the student with its adapter switched off."""
+
+    def run(self, rows: Rows, wanted: torch.Tensor, at_head: Callable[..., Result]) -> Result:
+        with self.engine.disable_adapter():
+            return super().run(rows, wanted, at_head)
+
+
 class ReferenceWeights:
     """See `Weights`."""
 
@@ -90,13 +100,17 @@ class ReferenceWeights:
     def distance(self) -> float:
         return self._pass(0.0)
 
+    def _pairs(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """A shard of the reference, sharing its storage, beside the student's."""
+        return zip(_shards(self.reference.module), _shards(self.student.module), strict=True)
+
     @torch.no_grad()
     def _pass(self, rate: float) -> float:
         """One pass over all shards, which may rest in ordinary memory: move them, and measure where they are then."""
         reshard(self.reference.module)
         device = get_device_id()
         squares = torch.zeros(2, dtype=torch.float64, device=device)
-        for shard, student_shard in zip(_shards(self.reference.module), _shards(self.student.module), strict=True):
+        for shard, student_shard in self._pairs():
             assert shard.shape == student_shard.shape, (shard.shape, student_shard.shape)
             # On the accelerator: both may rest in ordinary memory, where Ray leaves few threads to a worker.
             reference, student = shard.to(device), student_shard.to(device)
@@ -143,13 +157,29 @@ class ReferenceWeights:
         )
 
 
+class MergedWeights(ReferenceWeights):
+    """With LoRA: the reference's base weights beside the student's merged ones; its own adapter stays zero.
+
+    An average of A and of B is not the average of the weights, as B @ A is not linear in the two. Without a reference
+    of its own the student stands for it, whose base weights are the initial model's and stay.
+    """
+
+    def _pairs(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        reshard(self.student.module)
+        student = merged_shards(self.student.module, get_device_id())
+        return zip(base_shards(self.reference.module), student, strict=True)
+
+
 def make_teacher(
     config: SelfDistillationConfig, reference: SelfDistillationEngine | None, student: SelfDistillationEngine
 ) -> Teacher:
     """The teacher that the configuration names; `reference` is None where nothing asked verl for a ref model."""
-    return config.teacher_kind(
-        config.teacher,
-        student=StudentAsTeacher(student),
-        reference=ReferenceModel(reference) if reference is not None else None,
-        weights=ReferenceWeights(reference, student) if reference is not None else None,
-    )
+    model: ReferenceModel | AdapterOffModel | None = None
+    weights: ReferenceWeights | None = None
+    is_lora = student.model_config.lora_rank > 0
+    if reference is not None:
+        model = ReferenceModel(reference)
+        weights = MergedWeights(reference, student) if is_lora else ReferenceWeights(reference, student)
+    elif is_lora:
+        model, weights = AdapterOffModel(student), MergedWeights(student, student)
+    return config.teacher_kind(config.teacher, student=StudentAsTeacher(student), reference=model, weights=weights)

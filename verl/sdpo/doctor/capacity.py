@@ -7,7 +7,7 @@ are activations, the layers that FSDP gathers for a moment, fragmentation and CU
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from verl.sdpo.config import is_sdpo, parse_block
+from verl.sdpo.config import is_lora, is_sdpo, parse_block
 
 GIB = 2**30
 FLOAT32 = 4
@@ -24,6 +24,8 @@ class Model:
     root_parameters: int
     """Those outside its layers: embeddings, last norm, head."""
     vocabulary: int
+    linear_widths: int
+    """Inputs and outputs of its linear layers but the head, summed: an adapter on all of them has rank times that."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Need:
     """Bytes."""
 
     training_state: int
-    """Per GPU: weights, gradients and Adam's two moments of the actor's shard."""
+    """Per GPU: weights, gradients and Adam's two moments of the actor's shard; the latter two of the adapter only."""
     resident_state: int
     """Per GPU: what of it stays there while the inference engine samples."""
     logits: int
@@ -63,15 +65,18 @@ def read_model(path: str, *, trust_remote_code: bool) -> Model:
     # FSDP's units; verl asks the same attribute (verl/utils/fsdp_utils.py:102).
     layers = (child for child in module.modules() if type(child).__name__ in (module._no_split_modules or ()))
     in_layers = sum(parameter.numel() for layer in layers for parameter in layer.parameters())
-    return Model(parameters, parameters - in_layers, config.get_text_config().vocab_size)
+    head = module.get_output_embeddings()
+    linears = [each for each in module.modules() if isinstance(each, torch.nn.Linear) and each is not head]
+    widths = sum(linear.in_features + linear.out_features for linear in linears)
+    return Model(parameters, parameters - in_layers, config.get_text_config().vocab_size, widths)
 
 
 def has_reference(config: Mapping) -> bool:
     """Whether a second, forward-only model is built: SDPO's teacher, or the reference of a KL term."""
     actor = config["actor_rollout_ref"]["actor"]
     if is_sdpo(config):
-        return parse_block(config).teacher_kind.needs_reference
-    return bool(config["algorithm"]["use_kl_in_reward"] or actor["use_kl_loss"])
+        return parse_block(config).teacher_kind.needs_second_model(is_lora(config))
+    return bool(config["algorithm"]["use_kl_in_reward"] or actor["use_kl_loss"]) and not is_lora(config)
 
 
 def _bytes_per_weight(engine: Mapping) -> int:
@@ -102,16 +107,19 @@ def estimate(config: Mapping, model: Model) -> Need:
     gpus_per_node = trainer["n_gpus_per_node"]
     gpus = gpus_per_node * trainer["nnodes"]
     shards = engine["fsdp_size"] if engine["fsdp_size"] > 0 else gpus
-    weights = model.parameters * _bytes_per_weight(engine)
-    moments = 2 * weights
+    adapter = model.linear_widths * actor_rollout_ref["model"]["lora_rank"]
+    parameters = model.parameters + adapter
+    weights = parameters * _bytes_per_weight(engine)
+    gradients = (adapter or parameters) * _bytes_per_weight(engine)
+    moments = 2 * gradients
     ref_engine = actor_rollout_ref["ref"]["fsdp_config"]
-    reference = model.parameters * _bytes_per_weight(ref_engine) * has_reference(config)
+    reference = parameters * _bytes_per_weight(ref_engine) * has_reference(config)
     is_fsdp1 = actor["strategy"] == "fsdp"
     root = model.root_parameters * _bytes_per_gathered_weight(ref_engine) * has_reference(config)
 
     stays = 0 if engine["param_offload"] else weights
     stays += 0 if engine["optimizer_offload"] else moments
-    trains = weights + weights + moments
+    trains = weights + gradients + moments
     offloaded = weights + moments - stays
     if engine["offload_policy"]:
         # FSDP2 then steps the optimizer in ordinary memory as well.

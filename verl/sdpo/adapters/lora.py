@@ -1,0 +1,126 @@
+"""LoRA's weights, shard by shard: base W (out, in), adapter A (rank, in) and B (out, rank), merged W + scaling * B @ A.
+
+FSDP's units must be resharded; `merged_shards` is collective.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from peft.tuners.lora import Linear, LoraLayer
+from torch.distributed import ProcessGroup
+from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+ADAPTER = "default"
+
+
+class Part(NamedTuple):
+    """What this rank has of one parameter."""
+
+    module: torch.nn.Module
+    name: str
+    local: torch.Tensor
+    """(n,), sharing the parameter's storage; empty where other ranks have it all."""
+    start: int
+    """Place of the first element in the flattened parameter."""
+    shape: torch.Size
+    group: ProcessGroup
+    """The ranks among which the parameter is split."""
+
+
+def base_shards(model: torch.nn.Module) -> Iterator[torch.Tensor]:
+    """This rank's part of every base weight, flat, sharing its storage."""
+    adapters = _adapters(model)
+    return (part.local for part in _parts(model) if part.module not in adapters)
+
+
+def merged_shards(model: torch.nn.Module, device: torch.device | int) -> Iterator[torch.Tensor]:
+    """Its counterpart of the merged weights, on `device`: with an adapter in float32, else as it is."""
+    layers = {layer.base_layer: layer for layer in _layers(model)}
+    adapters = _adapters(model)
+    parts = list(_parts(model))
+    factors = {part.module: part for part in parts if part.module in adapters}
+    for part in parts:
+        if part.module in adapters:
+            continue
+        local = part.local.to(device)
+        if part.module in layers and part.name == "weight":
+            layer = layers[part.module]
+            # Both are small, so that every rank may have the whole of them; of W it has its own part only.
+            a, b = (_gather(factors[_unwrapped(each[ADAPTER])], device) for each in (layer.lora_A, layer.lora_B))
+            delta = layer.scaling[ADAPTER] * (b @ a)
+            local = local.float() + delta.flatten()[part.start : part.start + len(local)]
+        yield local
+
+
+def _layers(model: torch.nn.Module) -> list[Linear]:
+    """Those with an adapter.
+
+    Raises:
+        ValueError: when one is no plain linear layer.
+    """
+    layers = []
+    for layer in model.modules():
+        if isinstance(layer, Linear) and not layer.fan_in_fan_out:
+            layers.append(layer)
+        elif isinstance(layer, LoraLayer):
+            raise ValueError(
+                f"LoRA on {layer.get_base_layer()!r}: SDPO merges adapters of torch.nn.Linear only. Set "
+                "actor_rollout_ref.model.target_modules to linear layers."
+            )
+    return layers
+
+
+def _adapters(model: torch.nn.Module) -> set[torch.nn.Module]:
+    """The modules that hold an A or a B."""
+    factors = (each for layer in _layers(model) for each in (layer.lora_A, layer.lora_B))
+    return {_unwrapped(each[ADAPTER]) for each in factors}
+
+
+def _unwrapped(module: torch.nn.Module) -> torch.nn.Module:
+    """verl lets FSDP1 wrap every A and B by itself."""
+    return getattr(module, "_fsdp_wrapped_module", module)
+
+
+def _parts(model: torch.nn.Module) -> Iterator[Part]:
+    """Every parameter once, in the same order on every rank."""
+    if isinstance(model, FSDP):
+        for unit in FSDP.fsdp_modules(model):
+            yield from _flat_parts(unit)
+        return
+    seen = set()
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter in seen:
+                continue  # tied embeddings
+            seen.add(parameter)
+            mesh = parameter.device_mesh
+            _, offset = compute_local_shape_and_global_offset(parameter.shape, mesh, parameter.placements)
+            # FSDP2 splits the first dimension.
+            start = offset[0] * math.prod(parameter.shape[1:])
+            local = parameter.detach().to_local().view(-1)
+            yield Part(module, name, local, start, parameter.shape, mesh.get_group(mesh.ndim - 1))
+
+
+def _flat_parts(unit: FSDP) -> Iterator[Part]:
+    """FSDP1: the parameters of a unit lie end to end, and a rank has a stretch of that."""
+    handle = unit._handle
+    if handle is None:
+        return
+    flat = handle.flat_param
+    for info, shape, shard in zip(flat._param_infos, flat._shapes, flat._shard_param_infos, strict=True):
+        offset, length, start = (
+            (shard.offset_in_shard, shard.numel_in_shard, shard.intra_param_start_idx) if shard.in_shard else (0, 0, 0)
+        )
+        local = flat.data[offset : offset + length]
+        yield Part(info.module, info.param_name, local, start, shape, handle.process_group)
+
+
+def _gather(part: Part, device: torch.device | int) -> torch.Tensor:
+    """The whole parameter in float32, on `device`."""
+    whole = torch.zeros(part.shape.numel(), device=device)
+    whole[part.start : part.start + len(part.local)] = part.local.to(device)
+    torch.distributed.all_reduce(whole, group=part.group)
+    return whole.view(part.shape)

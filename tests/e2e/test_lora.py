@@ -5,7 +5,7 @@ import torch
 
 from tests.e2e.test_train import metrics_of
 
-pytestmark = pytest.mark.e2e
+pytestmark = pytest.mark.modes
 
 RANK, ALPHA = 8, 16
 

@@ -37,12 +37,14 @@ RUNS = {
         **{"credit": "logit-advantage", "alpha": 1.0, "policy_clip": "[0.2,0.28]", "is_clip": None},
         **{"grpo_weight": 0.9, "question_weight": "uncertainty"},
     },
+    "LoRA": {"actor_rollout_ref.model.lora_rank": 8, "actor_rollout_ref.model.lora.merge": True},
 }
 BLOCK = "actor_rollout_ref.actor.self_distillation"
 
 
 def options(block: dict) -> list[str]:
-    return [f"{BLOCK}.{key}={'null' if value is None else value}" for key, value in block.items()]
+    keys = {key if "." in key else f"{BLOCK}.{key}": value for key, value in block.items()}
+    return [f"{key}={'null' if value is None else value}" for key, value in keys.items()]
 
 
 @pytest.mark.modes

@@ -107,13 +107,16 @@ def test_killed_sweep_continues_from_its_checkpoint(sweep):
     assert (status, "interrupted; start it again to continue" in stderr) == (143, True), stderr
     assert sdpo.complete() == 0
 
+    assert sdpo.steps(seed=1) == []
+
+    # That one run follows another is tested with a program in verl's place (tests/experiments/test_job.py).
+    sdpo.environment["SEEDS"] = "0"
     saved = sdpo.saved_step()
     status, stderr = ended(sdpo.start(steps=saved + 1))
-    assert (status, sdpo.complete()) == (0, 2), stderr
+    assert (status, sdpo.complete()) == (0, 1), stderr
     assert sdpo.steps(seed=0)[1] == [saved + 1]
-    assert sdpo.steps(seed=1) == [list(range(1, saved + 2))]
-    assert sdpo.saved_step(seed=0) == sdpo.saved_step(seed=1) == saved + 1
+    assert sdpo.saved_step() == saved + 1
 
     status, stderr = ended(sdpo.start(steps=saved + 1))
-    assert (status, stderr.endswith("# 0 ran, 2 skipped, 0 failed\n")) == (0, True)
-    assert (len(sdpo.steps(seed=0)), len(sdpo.steps(seed=1))) == (2, 1)
+    assert (status, stderr.endswith("# 0 ran, 1 skipped, 0 failed\n")) == (0, True)
+    assert len(sdpo.steps(seed=0)) == 2

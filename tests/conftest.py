@@ -1,9 +1,13 @@
-import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """For `--dist loadgroup`: a file stays in one process, and whole runs, which need all cores, come one at a time."""
-    for item in items:
-        is_whole_run = item.path.parent.name == "e2e"
-        item.add_marker(pytest.mark.xdist_group("whole-runs" if is_whole_run else str(item.path)))
+class WholeRunsApart(LoadScopeScheduling):
+    """A file stays in one process, and whole runs, which need all cores and share a socket, come one at a time."""
+
+    def _split_scope(self, nodeid):
+        file = nodeid.split("::")[0]
+        return "tests/e2e" if file.startswith("tests/e2e/") else file
+
+
+def pytest_xdist_make_scheduler(config, log):
+    return WholeRunsApart(config, log)

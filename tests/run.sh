@@ -6,5 +6,5 @@ set -euo pipefail
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 bash "$repo/experiments/setup_cpu.sh"
 cd "$repo"
-(($#)) || set -- --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+(($#)) || set -- --numprocesses 2 --no-loadscope-reorder
 exec env HF_HUB_OFFLINE=1 "$repo/.venv/bin/python" -m pytest "$@"

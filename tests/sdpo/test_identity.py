@@ -59,6 +59,14 @@ def test_a_run_goes_on_where_nothing_that_trains_has_changed(make, folder, overr
     refuse_other(make(*overrides))
 
 
+def test_the_refilling_samplers_copy_of_the_block_is_not_compared_again(make, folder):
+    record(plain(make("data.refill_until_target=2")), folder / "global_step_2")
+    refuse_other(make("data.refill_until_target=2", f"{BLOCK}.head=eager", f"{BLOCK}.max_grader_error_rate=0.5"))
+    with pytest.raises(ValueError) as raised:
+        refuse_other(make("data.refill_until_target=2", f"{BLOCK}.alpha=1.0"))
+    assert str(raised.value).count("was 0.5, now 1.0") == 1
+
+
 @pytest.mark.parametrize(
     ("override", "was", "now"),
     [

@@ -276,6 +276,12 @@ def test_an_impossible_combination_is_explained(overrides, expected):
         assert words in str(raised.value)
 
 
+def test_refills_without_sdpo_are_refused():
+    overrides = {"actor_rollout_ref.actor.policy_loss.loss_mode": "vanilla", "data.refill_until_target": 2}
+    with pytest.raises(ValueError, match=r"data\.refill_until_target=2 without loss_mode=sdpo"):
+        validate_training_config(training_config(overrides))
+
+
 def test_a_key_without_effect_is_said(caplog):
     overrides = {f"{BLOCK}.teacher_regularization": "frozen", f"{BLOCK}.teacher_update_rate": 0.01}
     with caplog.at_level(logging.WARNING):

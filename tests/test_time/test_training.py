@@ -85,6 +85,13 @@ def test_the_header_names_what_a_resume_must_repeat(config):
     assert header["self_distillation"]["alpha"] == 1.0
 
 
+def test_a_key_that_is_a_list_stands_in_the_header(config):
+    config.actor_rollout_ref.actor.self_distillation.policy_clip = [0.2, 0.28]
+    QuestionSearch(config)
+    header, _ = read_log(Path(config.test_time.log))
+    assert header["self_distillation"]["policy_clip"] == [0.2, 0.28]
+
+
 def make_step(search, step, texts=("wrong",) * 4):
     for number, text in enumerate(texts):
         result = grade_question(reward_function, QUESTION, text, truncated=False)
@@ -184,6 +191,7 @@ def test_a_valid_configuration_passes(config):
             "vanilla",
             "loss_mode=vanilla with a block test_time: set it",
         ),
+        ("data.refill_until_target", 1, "data.refill_until_target=1 with a block test_time: attempts that are thrown"),
         ("data.train_batch_size", 2, "data.train_batch_size=2 with a block test_time: set it to 1"),
         ("reward.custom_reward_function.path", "mine.py", "path=mine.py with a block test_time: set it to pkg"),
         ("data.val_files", ["a.parquet"], "data.val_files=['a.parquet'] with a block test_time: name "),

@@ -19,6 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import LlamaForCausalLM
 
 from verl.sdpo.adapters.engine import MODEL_TYPE, SelfDistillationEngine
+from verl.sdpo.adapters.layout import shares_prefixes
 from verl.sdpo.adapters.weights import make_teacher
 from verl.sdpo.config import SelfDistillationConfig
 from verl.sdpo.head import EagerHead, Outcomes
@@ -39,7 +40,8 @@ CLOSE = {"rtol": 1e-3, "atol": 2e-6}
 
 
 def build_engine(path: str, *, strategy: str, forward_only: bool = False, **options) -> SelfDistillationEngine:
-    """options: compute ("fp32", "bf16"), lr, remove_padding, lora_rank, and fields of FSDPEngineConfig."""
+    """options: compute ("fp32", "bf16"), lr, remove_padding, gradient_checkpointing, lora_rank, and fields of
+    FSDPEngineConfig."""
     compute, lr = options.pop("compute", "fp32"), options.pop("lr", 1e-3)
     engine = EngineRegistry.new(
         model_type=MODEL_TYPE,
@@ -49,6 +51,7 @@ def build_engine(path: str, *, strategy: str, forward_only: bool = False, **opti
             use_remove_padding=options.pop("remove_padding", False),
             override_config={"attn_implementation": "sdpa"},
             model_type=MODEL_TYPE,
+            enable_gradient_checkpointing=options.pop("gradient_checkpointing", True),
             lora_rank=options.pop("lora_rank", 0),
             lora_alpha=LORA_ALPHA,
         ),
@@ -114,9 +117,12 @@ def build_pair(
             "loss_scale_factor": None,
             "entropy_coeff": 0.0,
             "use_kl_loss": False,
+            "shared_prefix": "auto",
             **(actor or {}),
         }
     )
+    for engine in filter(None, (student, reference)):
+        engine.shares_prefixes = shares_prefixes(actor_config.shared_prefix, engine.module)
     student.set_up_distillation(actor_config, teacher)
     return Pair(student, reference, teacher)
 
@@ -419,7 +425,7 @@ def shapes_seen(engine: SelfDistillationEngine) -> Iterator[dict[str, list[tuple
             lambda _module, args, _output: shapes["embedded"].append(tuple(args[0].shape))
         ),
         engine.module.get_output_embeddings().register_forward_hook(
-            lambda _module, _args, output: shapes["scored"].append(len(output.log_probs))
+            lambda _module, _args, output: shapes["scored"].append(len(getattr(output, "log_probs", output)))
         ),
     ]
     yield shapes

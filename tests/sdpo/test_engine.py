@@ -187,7 +187,7 @@ def test_packed_rows_give_the_same_gradient(ranks, strategy, models):
 
 
 def check_packed(engines, path, strategy):
-    pair = engines.build_pair(path, strategy=strategy, remove_padding=True)
+    pair = engines.build_pair(path, strategy=strategy, remove_padding=True, actor={"shared_prefix": "off"})
     samples = engines.make_samples()
     expected, _ = engines.reference_gradients(pair, path, samples)
     for settings in SPLITS.values():
@@ -197,14 +197,16 @@ def check_packed(engines, path, strategy):
         engines.assert_same(gradients, expected)
 
 
-@pytest.mark.parametrize("remove_padding", [False, True], ids=["padded", "packed"])
-def test_inference_agrees_with_verls_own(ranks, strategy, models, remove_padding):
-    ranks.run(check_inference, path=models["tied"], strategy=strategy, remove_padding=remove_padding)
+@pytest.mark.parametrize("layout", ["padded", "packed", "shared"])
+def test_inference_agrees_with_verls_own(ranks, strategy, models, layout):
+    ranks.run(check_inference, path=models["tied"], strategy=strategy, layout=layout)
 
 
-def check_inference(engines, path, strategy, remove_padding):
+def check_inference(engines, path, strategy, layout):
+    remove_padding = layout == "packed"
     engine = engines.build_engine(path, strategy=strategy, remove_padding=remove_padding)
-    samples = engines.rank_share(engines.make_samples())
+    engine.shares_prefixes = layout == "shared"
+    samples = engines.rank_share(siblings(engines.make_samples()))
     expected = engines.infer(engine, samples, by_verl=True)
     assert expected["log_probs"].std() > 0.01 and expected["entropy"].min() > 0.01
     for settings in SPLITS.values():
@@ -219,7 +221,7 @@ def test_only_needed_rows_and_positions_are_computed(two_ranks, strategy, models
 
 def check_shapes(engines, path, strategy):
     """One micro-batch: the teacher embeds rows with a target only, both heads see distilled positions only."""
-    pair = engines.build_pair(path, strategy=strategy)
+    pair = engines.build_pair(path, strategy=strategy, actor={"shared_prefix": "off"})
     samples = engines.rank_share(engines.make_samples("01100111"))
     with engines.shapes_seen(pair.student) as student, engines.shapes_seen(pair.reference) as teacher:
         engines.gradients_of(pair.student, samples, micro_batch_size_per_gpu=4)
@@ -237,7 +239,7 @@ def test_budget_counts_the_longer_row(two_ranks, models):
 
 def check_budget(engines, path):
     """Every second sample has the longer student row. No micro-batch holds more than 60 tokens of either kind."""
-    pair = engines.build_pair(path, strategy="fsdp2", remove_padding=True)
+    pair = engines.build_pair(path, strategy="fsdp2", remove_padding=True, actor={"shared_prefix": "off"})
     samples = [
         s if i % 2 else replace(s, prompt=s.teacher_prompt, teacher_prompt=s.prompt)
         for i, s in enumerate(engines.rank_share(engines.make_samples("11111111")))
@@ -297,3 +299,46 @@ def check_sign(engines, path, strategy):
         losses.append(loss)
         engines.train(pair.student, samples)
     assert losses == sorted(losses, reverse=True) and losses[-1] < 0.97 * losses[0], losses
+
+
+def siblings(samples):
+    """The same samples in two groups, one row after another, each with one prompt; in each one row has a teacher
+    prompt of its own. The last row has no sibling."""
+    first, second = samples[:2]
+    shared = [replace(s, prompt=(first, second)[i % 2].prompt) for i, s in enumerate(samples[:-1])]
+    shared = [
+        s if i < 2 else replace(s, teacher_prompt=(first, second)[i % 2].teacher_prompt) for i, s in enumerate(shared)
+    ]
+    own = samples[2].teacher_prompt
+    return [replace(shared[0], teacher_prompt=own), *shared[1:], samples[-1]]
+
+
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["", "checkpointing"])
+@pytest.mark.parametrize("kind", ["ema", "live", "trust-region"])
+def test_shared_prompts_give_the_same_gradient(two_ranks, strategy, models, kind, checkpointing):
+    two_ranks.run(check_shared, path=models["tied"], strategy=strategy, kind=kind, checkpointing=checkpointing)
+
+
+def check_shared(engines, path, strategy, kind, checkpointing):
+    """Also of samples that one rank alone has a target for; and every prompt of a micro-batch is embedded once."""
+    pair = engines.build_pair(
+        path, strategy=strategy, settings={"teacher_regularization": kind}, gradient_checkpointing=checkpointing
+    )
+    assert pair.student.shares_prefixes
+    for targets in ("10110111", "00000110"):
+        samples = siblings(engines.make_samples(targets))
+        expected, loss = engines.reference_gradients(pair, path, samples)
+        mine = engines.rank_share(samples)
+        for settings in SPLITS.values():
+            gradients, output = engines.gradients_of(pair.student, mine, **settings)
+            engines.assert_same(gradients, expected)
+            assert engines.global_loss(output) == pytest.approx(loss, rel=1e-4)
+        pair.student.shares_prefixes = False
+        alone, _ = engines.gradients_of(pair.student, mine)
+        engines.assert_same(gradients, alone, rtol=1e-4, atol=1e-6)
+        pair.student.shares_prefixes = True
+        with engines.shapes_seen(pair.student) as student:
+            engines.gradients_of(pair.student, mine, micro_batch_size_per_gpu=4)
+        distinct = {tuple(s.prompt.tolist()): len(s.prompt) for s in mine}
+        assert student["embedded"][0] == (1, sum(distinct.values()) + sum(len(s.response) for s in mine))
+        assert len(distinct) < len(mine)

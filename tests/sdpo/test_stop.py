@@ -184,5 +184,18 @@ def test_everything_else_is_verls_synchronous_trainer():
     """The baseline is trained by this class: nothing of the algorithm may be replaced."""
     assert StoppableTrainer.__mro__[1] is PPOTrainerSync
     own = {name for name in vars(StoppableTrainer) if callable(getattr(StoppableTrainer, name))}
-    assert own & set(dir(PPOTrainerSync)) == {"__init__", "step", "_save_checkpoint", "_load_checkpoint"}
+    assert own & set(dir(PPOTrainerSync)) == {
+        "__init__",
+        "step",
+        "_build_replay_buffer",
+        "_save_checkpoint",
+        "_load_checkpoint",
+    }
     assert issubclass(get_trainer_cls("sdpo"), StoppableTrainer)
+
+
+def test_responses_that_have_come_are_not_waited_for(tmp_path):
+    verls = mock.Mock(poll_interval=2.0)
+    with mock.patch.object(PPOTrainerSync, "_build_replay_buffer", lambda self: verls):
+        assert Loop(tmp_path)._build_replay_buffer() is verls
+    assert verls.poll_interval < 0.5

@@ -256,3 +256,30 @@ def test_only_the_template_opens_and_closes_turns(family):
         counts = {name: [ids.count(mark) for mark in marks] for name, ids in prompts.items()}
         assert counts["broken up"] == [1, 1]
         assert counts["spelled"][0] > 1 and counts["spelled"][1] > 1
+
+
+def test_equal_prompts_are_tokenised_once_and_sections_only_to_be_cut():
+    """Four attempts, one right: three teacher prompts are the same, the fourth sample has none. Then too long ones."""
+    calls = {"chat": 0, "sections": 0}
+
+    def counted(name, function):
+        def call(*args):
+            calls[name] += 1
+            return function(*args)
+
+        return call
+
+    attempts = [
+        sample("2+2?", text, score, attempt=i)
+        for i, (text, score) in enumerate([("1", 0), ("2", 0), ("4", 1), ("3", 0)])
+    ]
+    plain = builder()
+    counting = replace(
+        plain, tokenize_chat=counted("chat", plain.tokenize_chat), encode=counted("sections", plain.encode)
+    )
+    assert texts(counting.build(attempts, step=3)) == texts(plain.build(attempts, step=3))
+    assert calls == {"chat": 1, "sections": 0}
+    short = builder(max_reprompt_len=14)
+    counting = replace(short, tokenize_chat=counting.tokenize_chat, encode=counting.encode)
+    assert texts(counting.build(attempts, step=3)) == texts(short.build(attempts, step=3))
+    assert calls["sections"] == 3

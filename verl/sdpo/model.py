@@ -24,7 +24,7 @@ class Rows:
         if len(lens):
             chosen = [row for row, is_chosen in zip(rows, chosen_B.tolist(), strict=True) if is_chosen]
         else:
-            chosen, lens = [rows[0][:1]], self.response_lens[:1]
+            chosen, lens = [rows[0][:1]], torch.zeros_like(self.response_lens[:1])
         return Rows(torch.nested.as_nested_tensor(chosen, layout=torch.jagged), lens)
 
 

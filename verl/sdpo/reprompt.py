@@ -431,8 +431,7 @@ def fit_teacher_prompt(
         ValueError: naming the sample, when `reprompt_truncation` is "error" or nothing is left to cut.
     """
     token_ids = tokenize_chat(prompt.messages)
-    # Encoded once and only ever cut: what is decoded may encode to more tokens again.
-    parts = [encode(section.text) for section in prompt.sections]
+    parts: list[list[int]] = []
     while (excess := len(token_ids) - config.max_reprompt_len) > 0:
         where = f"sample {rollout.uid}: its teacher prompt has {len(token_ids)} tokens"
         limit = f"more than max_reprompt_len={config.max_reprompt_len}"
@@ -440,6 +439,8 @@ def fit_teacher_prompt(
             raise ValueError(f"{where}, {limit}. Raise it, or set reprompt_truncation to left or right.")
         if not prompt.sections:
             raise ValueError(f"{where} without demonstration and feedback, {limit}. Raise max_reprompt_len.")
+        # Encoded once and only ever cut: what is decoded may encode to more tokens again.
+        parts = parts or [encode(section.text) for section in prompt.sections]
         teaches = [SECTIONS[section.kind].teaches for section in prompt.sections]
         longest = max(range(len(parts)), key=lambda i: (not teaches[i], len(parts[i])))
         keep = max(len(parts[longest]) - excess, 0)

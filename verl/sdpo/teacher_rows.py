@@ -1,7 +1,7 @@
 """From a step's rollouts to what the teacher reads: its prompt before the student's own response, for every sample."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from verl.sdpo.reprompt import (
 )
 
 Tool = dict[str, Any]
+TokenizeChat = Callable[[Sequence[Message], Sequence[Tool] | None], list[int]]
 
 
 @dataclass(frozen=True)
@@ -85,12 +86,25 @@ def teacher_prompts(
     return prompts, [weights.get(rollout.uid, 0.0) for rollout in rollouts]
 
 
+def _remembering(tokenize_chat: TokenizeChat) -> TokenizeChat:
+    """Equal chats once: a group shares its question, and nearly all of it the teacher's prompt."""
+    seen: dict[str, list[int]] = {}
+
+    def tokenize(messages: Sequence[Message], tools: Sequence[Tool] | None) -> list[int]:
+        key = repr((messages, tools))
+        if key not in seen:
+            seen[key] = tokenize_chat(messages, tools)
+        return seen[key]
+
+    return tokenize
+
+
 @dataclass(frozen=True)
 class TeacherRowBuilder:
     """Makes the teacher's rows of a step."""
 
     config: SelfDistillationConfig
-    tokenize_chat: Callable[[Sequence[Message], Sequence[Tool] | None], list[int]]
+    tokenize_chat: TokenizeChat
     """Messages and tools -> token ids of the prompt, generation header included."""
     encode: Callable[[str], list[int]]
     decode: Callable[[list[int]], str]
@@ -106,6 +120,9 @@ class TeacherRowBuilder:
                 is too long may be cut.
             RuntimeError: when too many samples could not be graded.
         """
+        return replace(self, tokenize_chat=_remembering(self.tokenize_chat))._build(samples, step)
+
+    def _build(self, samples: Sequence[Sample], step: int) -> TeacherRows:
         metrics = {"self_distillation/grader_error_fraction": self._grader_error_rate(samples, step)}
         rollouts = [sample.rollout for sample in samples]
         prompts, question_weights = teacher_prompts(self.config, rollouts, step, self.markup)

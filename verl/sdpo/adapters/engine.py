@@ -6,12 +6,14 @@ cover the response only. Shapes as in micro_step.py.
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 from tensordict import TensorDict
 
 from verl.sdpo.adapters.actor_config import SelfDistillationActorConfig
-from verl.sdpo.adapters.head_place import head_replaced, predicting_positions, refuse_changed_logits
+from verl.sdpo.adapters.head_place import head_replaced, refuse_changed_logits
+from verl.sdpo.adapters.layout import as_verl, by_prompt, predicting_positions, reordered, shared
 from verl.sdpo.adapters.losses import make_policy_loss, make_regularizer
 from verl.sdpo.config import SelfDistillationConfig
 from verl.sdpo.head import SAMPLED_TOKEN, ChunkedHead, Outcomes
@@ -37,6 +39,8 @@ class SelfDistillationEngine(FSDPEngineWithLMHead):
     actor_config: SelfDistillationActorConfig
     settings: SelfDistillationConfig
     teacher: Teacher
+    shares_prefixes: bool = False
+    """Whether rows of a micro-batch with the same prompt compute it once; see layout.py."""
     old_outcomes: Outcomes = SAMPLED_TOKEN
     """What the pass for old log-probabilities keeps of every position, besides the sampled token."""
 
@@ -62,12 +66,19 @@ class SelfDistillationEngine(FSDPEngineWithLMHead):
         return grad_norm
 
     def forward_backward_batch(self, data: TensorDict, loss_function, forward_only=False):
+        order = by_prompt(data) if self.shares_prefixes else None
+        # A new dict in both cases: the caller's stays as it is.
+        data = data.copy() if order is None else tu.index_select_tensor_dict(data, order)
         if not forward_only:
-            data = data.copy()  # of the dict, not of its tensors: the caller's rows stay as they are
             self._count_targets(data)
             if tu.get_non_tensor_data(data, "use_dynamic_bsz", default=True):
                 self._budget_longer_row(data)
-        return super().forward_backward_batch(data, loss_function, forward_only=forward_only)
+        # verl says a list of dicts; it is one.
+        output: Any = super().forward_backward_batch(data, loss_function, forward_only=forward_only)
+        if order is not None:
+            scores = output["model_output"]
+            scores |= {name: reordered(rows, order.argsort()) for name, rows in scores.items()}
+        return output
 
     def _count_targets(self, data: TensorDict) -> None:
         """Count the distilled tokens and sequences of the global mini-batch."""
@@ -166,22 +177,11 @@ class SelfDistillationEngine(FSDPEngineWithLMHead):
 
     def run(self, rows: Rows, wanted: torch.Tensor, at_head: Callable[..., Result]) -> Result:
         """See `Model`."""
-        offsets = rows.input_ids.offsets()
-        lengths = offsets.diff()
-        position_ids = torch.arange(int(offsets[-1]), device=offsets.device) - offsets[:-1].repeat_interleave(lengths)
-        jagged = {
-            "input_ids": rows.input_ids,
-            "position_ids": torch.nested.nested_tensor_from_jagged(position_ids, offsets),
-        }
-        is_packed = self.model_config.use_remove_padding
-        settings = {"use_remove_padding": is_packed, "temperature": 1.0}
-        inputs, _ = self.prepare_model_inputs(micro_batch=tu.get_tensordict(jagged, non_tensor_dict=settings))
-        width = inputs["input_ids"].shape[1]
-        starts = offsets[:-1] if is_packed else torch.arange(len(lengths), device=offsets.device) * width
+        inputs, positions = shared(rows, wanted) if self.shares_prefixes else as_verl(rows, wanted, self)
         autocast = (
             nullcontext()
             if self._autocast_dtype == torch.float32
             else torch.autocast(device_type=get_device_name(), dtype=self._autocast_dtype)
         )
-        with autocast, head_replaced(self.module, predicting_positions(rows, wanted, starts), at_head):
+        with autocast, head_replaced(self.module, positions, at_head):
             return self.module(**inputs, use_cache=False).logits

@@ -6,8 +6,6 @@ from typing import Any
 
 import torch
 
-from verl.sdpo.model import Rows
-
 # What models do to logits after the head, by the key of their configuration, and the value that does nothing.
 AFTER_THE_HEAD = {"final_logit_softcapping": None, "logits_scaling": 1.0, "logit_scale": 1.0, "lm_head_multiplier": 1.0}
 
@@ -45,11 +43,3 @@ def head_replaced(model: torch.nn.Module, positions: torch.Tensor, at_head: Call
         yield
     finally:
         del head.forward
-
-
-def predicting_positions(rows: Rows, wanted: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
-    """(N,), the places that predict the wanted response tokens, where row b begins at starts[b]."""
-    first = starts + rows.input_ids.offsets().diff() - rows.response_lens - 1
-    row, step = wanted.nonzero(as_tuple=True)
-    # What stands at place i predicts token i + 1.
-    return first[row] + step

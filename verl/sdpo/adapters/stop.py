@@ -12,6 +12,8 @@ from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 STOPPABLE_MODE = "sync_stoppable"
 # In the folder of a checkpoint: seconds of all steps up to it.
 SECONDS = "train_seconds.txt"
+# Between two looks at whether all responses have come; verl's 2 s are a tenth of a step of a small model.
+POLL_SECONDS = 0.2
 
 
 @register_trainer(STOPPABLE_MODE)
@@ -36,6 +38,11 @@ class StoppableTrainer(PPOTrainerSync):
         with open_dict(config):
             config.trainer.v1.trainer_mode = "sync"
         super().__init__(config)
+
+    def _build_replay_buffer(self):
+        buffer = super()._build_replay_buffer()
+        buffer.poll_interval = POLL_SECONDS
+        return buffer
 
     def step(self, metrics: dict, timing_raw: dict):
         self.train_seconds += self.last_timing.get("step", 0.0) - self.last_timing.get("save_checkpoint", 0.0)

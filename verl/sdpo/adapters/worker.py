@@ -4,6 +4,7 @@ from omegaconf import DictConfig, open_dict
 from tensordict import TensorDict
 
 from verl.sdpo.adapters.engine import MODEL_TYPE
+from verl.sdpo.adapters.layout import shares_prefixes
 from verl.sdpo.adapters.weights import make_teacher
 from verl.single_controller.base.decorator import Dispatch, make_nd_compute_dataproto_dispatch_fn, register
 from verl.utils import tensordict_utils as tu
@@ -27,6 +28,8 @@ class SelfDistillationWorker(ActorRolloutRefWorker):
         super().init_model()
         actor_config = omega_conf_to_dataclass(self.config.actor)
         reference = self.ref.engine if self.ref is not None else None
+        for engine in filter(None, (self.actor.engine, reference)):
+            engine.shares_prefixes = shares_prefixes(actor_config.shared_prefix, engine.module)
         self.teacher = make_teacher(actor_config.self_distillation, reference, self.actor.engine)
         self.actor.engine.set_up_distillation(actor_config, self.teacher)
 

@@ -10,7 +10,6 @@ variant runs in a process of its own, forked from this one, whose resident memor
 import argparse
 import json
 import multiprocessing
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,12 +17,12 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.memory import MIB, PeakMemory
 from verl.sdpo.head import HEADS
 from verl.sdpo.objective import Denominators, Divergence, Tokens, token_weights
 
 VARIANTS = ("floor", "lean", "eager", "authors")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-MIB = 2**20
 
 
 @dataclass(frozen=True)
@@ -35,35 +34,6 @@ class Shape:
     vocabulary: int = 49152
     hidden: int = 576
     topk: int = 100
-
-
-class PeakMemory:
-    """The most resident memory of this process beyond what it had at the start, in bytes."""
-
-    def __enter__(self) -> "PeakMemory":
-        self.start = self.peak = resident_bytes()
-        self.done = threading.Event()
-        self.thread = threading.Thread(target=self._sample, daemon=True)
-        self.thread.start()
-        return self
-
-    def _sample(self) -> None:
-        while not self.done.wait(0.001):
-            self.peak = max(self.peak, resident_bytes())
-
-    def __exit__(self, *_exception) -> None:
-        self.done.set()
-        self.thread.join()
-
-    @property
-    def bytes(self) -> int:
-        return self.peak - self.start
-
-
-def resident_bytes() -> int:
-    import psutil
-
-    return psutil.Process().memory_info().rss
 
 
 def make_step(variant: str, shape: Shape, dtype: torch.dtype) -> Callable[[], None]:

@@ -96,10 +96,15 @@ def obstacle_to_sharing(model: torch.nn.Module) -> str | None:
 
 
 def by_prompt(data: TensorDict) -> torch.Tensor:
-    """(B,), the order of the rows in which equal prompts, then equal teacher prompts, stand together."""
+    """(B,), the order of the rows in which equal prompts, then equal teacher prompts, stand together; it depends on the
+    rows alone, and not on which of them was finished first.
+    """
     response_lens = data["responses"].offsets().diff()
-    keys = [prompts(Rows(data[name], response_lens)) for name in ("input_ids", "teacher_input_ids") if name in data]
-    return torch.tensor(sorted(range(len(response_lens)), key=lambda row: [column[row] for column in keys]))
+    fields = [name for name in ("input_ids", "teacher_input_ids") if name in data]
+    columns = [prompts(Rows(data[name], response_lens)) for name in fields]
+    columns.append([tuple(response.tolist()) for response in data["responses"].unbind()])
+    keys = list(zip(*columns, strict=True))
+    return torch.tensor(sorted(range(len(keys)), key=keys.__getitem__))
 
 
 def reordered(field: torch.Tensor, order: torch.Tensor) -> torch.Tensor:

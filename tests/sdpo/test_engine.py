@@ -162,9 +162,10 @@ def check_few_targets(engines, path, strategy, options, targets):
         assert engines.global_loss(output) == pytest.approx(loss, rel=1e-4)
     metrics = engines.train(pair.student, samples)
     assert (metrics["grad_norm"] == 0) == ("1" not in targets)
-    share = engines.rank_share(samples)
+    # Rows that may share a prompt are sorted by it.
+    share = sorted(engines.rank_share(samples), key=lambda s: s.prompt.tolist())
     empty = [not (share[i].target or share[i + 1].target) for i in (0, 2)]
-    assert metrics["self_distillation/empty_target_batch"].values == empty
+    assert metrics["self_distillation/empty_target_batch"].aggregate() == sum(empty) / 2
 
 
 @pytest.mark.parametrize(

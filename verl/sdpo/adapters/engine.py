@@ -15,6 +15,7 @@ from verl.sdpo.adapters.actor_config import SelfDistillationActorConfig
 from verl.sdpo.adapters.head_place import head_replaced, refuse_changed_logits
 from verl.sdpo.adapters.layout import as_verl, by_prompt, predicting_positions, reordered, shared
 from verl.sdpo.adapters.losses import make_policy_loss, make_regularizer
+from verl.sdpo.adapters.sums import EMPTY, summed
 from verl.sdpo.config import SelfDistillationConfig
 from verl.sdpo.head import SAMPLED_TOKEN, ChunkedHead, Outcomes
 from verl.sdpo.micro_step import MicroBatch, micro_step
@@ -23,7 +24,6 @@ from verl.sdpo.objective import Denominators
 from verl.sdpo.teacher import Teacher
 from verl.utils import tensordict_utils as tu
 from verl.utils.device import get_device_id, get_device_name
-from verl.utils.metric import Metric
 from verl.workers.engine import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
@@ -78,7 +78,7 @@ class SelfDistillationEngine(FSDPEngineWithLMHead):
         if order is not None:
             scores = output["model_output"]
             scores |= {name: reordered(rows, order.argsort()) for name, rows in scores.items()}
-        return output
+        return output if forward_only else summed(output)
 
     def _count_targets(self, data: TensorDict) -> None:
         """Count the distilled tokens and sequences of the global mini-batch."""
@@ -116,9 +116,9 @@ class SelfDistillationEngine(FSDPEngineWithLMHead):
             regularizer=self.regularizer,
             any_rank=self._any_rank,
         )
-        metrics = {name: Metric("sum", value) for name, value in sums.items()}
-        metrics["self_distillation/empty_target_batch"] = Metric("mean", float(not batch.targets.any()))
-        return loss, {"model_output": {}, "loss": loss.detach().item(), "metrics": metrics}
+        metrics = {name: value.detach() for name, value in sums.items()}
+        metrics[EMPTY] = 1.0 - batch.targets.any().float()
+        return loss, {"model_output": {}, "loss": loss.detach(), "metrics": metrics}
 
     def _micro_batch(self, batch: TensorDict) -> MicroBatch:
         responses, actor = batch["responses"], self.actor_config

@@ -54,7 +54,7 @@ class Sampler:
 
 
 def grade(task: Task, attempt: int, reply: str) -> Rollout:
-    feedback = find_fault(reply, task.call)
+    feedback = find_fault("tool-json", reply, task.call)
     return Rollout(
         uid=task.prompt,
         messages=[{"role": "user", "content": task.prompt}],
@@ -74,7 +74,7 @@ def main() -> None:
     torch.manual_seed(0)
     sample = Sampler(args.model)
 
-    tasks = {task.prompt: task for task in make_tasks("train", args.tasks, seed=0)}
+    tasks = {task.prompt: task for task in make_tasks("tool-json", "train", args.tasks, seed=0)}
     asked = [task for task in tasks.values() for _ in range(GROUP)]
     answers = sample([[{"role": "user", "content": task.prompt}] for task in asked])
     rollouts = [
@@ -82,7 +82,7 @@ def main() -> None:
     ]
     alone = {prompt: sum(rollout.score for rollout in rollouts if rollout.uid == prompt) / GROUP for prompt in tasks}
 
-    changes = OmegaConf.load(CONFIG / "quickstart_sdpo.yaml").actor_rollout_ref.actor.self_distillation
+    changes = OmegaConf.load(CONFIG / "tool-json_sdpo.yaml").actor_rollout_ref.actor.self_distillation
     print("| the teacher reads | replies | student | teacher | teacher without any object |")
     print("| --- | ---: | ---: | ---: | ---: |")
     for templates, block in (("default", {}), ("quickstart", changes)):
@@ -96,7 +96,7 @@ def main() -> None:
             replies = sample([prompt.messages for _, prompt in helped])
             pairs = list(zip([tasks[rollout.uid] for rollout, _ in helped], replies, strict=True))
             student = sum(alone[task.prompt] for task, _ in pairs) / len(pairs)
-            teacher = sum(not find_fault(reply, task.call) for task, reply in pairs) / len(pairs)
+            teacher = sum(not find_fault("tool-json", reply, task.call) for task, reply in pairs) / len(pairs)
             objectless = sum("{" not in reply for _, reply in pairs) / len(pairs)
             print(
                 f"| {knowledge}, {templates} templates | {len(pairs)} | {student:.2f} | {teacher:.2f} "

@@ -1,16 +1,17 @@
-"""The quickstart's environment: write a tool call as JSON, and be told what is wrong with it.
+"""The quickstart's environments: write a tool call as JSON, and be told what is wrong with it.
 
-Tasks are drawn from a seed. No call that a held-out task asks for is asked for, in any wording, by a training task.
-`compute_score` is the reward function for verl: `reward.custom_reward_function.path=.../environment.py`.
+`ENVIRONMENTS` names them. Tasks are drawn from a seed. No call that a held-out task asks for is asked for, in any
+wording, by a training task. `compute_score` is the reward function for verl:
+`reward.custom_reward_function.path=.../environment.py`.
 """
 
 import json
 import random
 import re
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, product, zip_longest
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
-DATA_SOURCE = "tool_json"
 SPLITS = ("train", "heldout")
 
 # Of each tool's possible calls, the share that only held-out tasks ask for.
@@ -46,11 +47,6 @@ VALUES = {
     "place": "airport bank bridge castle church harbor hospital hotel market museum park station",
 }
 
-WORDINGS = (
-    "Write one line of JSON with the keys {keys}. {facts}",
-    'Write one line of JSON with the keys {keys} for the request "{request}" {facts}',
-)
-
 
 class Task(NamedTuple):
     """One question and the only object that answers it."""
@@ -59,7 +55,82 @@ class Task(NamedTuple):
     call: dict[str, str]
 
 
-def make_tasks(split: str, count: int, seed: int) -> list[Task]:
+class Faults(NamedTuple):
+    """What is wrong with a reply; all empty when it is right."""
+
+    unreadable: str = ""
+    """Why there is no object to compare, as a sentence."""
+    missing: Sequence[str] = ()
+    unknown: Sequence[str] = ()
+    wrong: Sequence[tuple[str, Any, str]] = ()
+    """Key, value found, value expected."""
+
+
+class ToolJson:
+    """The prompt names the keys, and is right. The feedback says which key or value is wrong."""
+
+    wordings: ClassVar[Sequence[str]] = (
+        "Write one line of JSON with the keys {keys}. {facts}",
+        'Write one line of JSON with the keys {keys} for the request "{request}" {facts}',
+    )
+    renamed: ClassVar[Mapping[str, str]] = {}
+    """Keys that the API takes in place of those that the prompt names."""
+
+    def task(self, tool: Tool, wording: str, call: Mapping[str, str]) -> Task:
+        facts = " ".join(f"The {key} is {value}." for key, value in call.items())
+        prompt = wording.format(keys=_listed(call), facts=facts, request=tool.request.format(**call))
+        return Task(prompt, {self.renamed.get(key, key): value for key, value in call.items()})
+
+    def feedback(self, faults: Faults, expected: Mapping[str, str]) -> str:
+        """In words, what is wrong with a reply that has faults."""
+        if faults.unreadable:
+            return faults.unreadable
+        said = [f'The key "{key}" is missing.' for key in faults.missing]
+        said += [f'The key "{key}" was not asked for.' for key in faults.unknown]
+        said += [
+            f'The value of "{key}" is {json.dumps(found)}, but it should be {json.dumps(value)}.'
+            for key, found, value in faults.wrong
+        ]
+        return " ".join(said)
+
+
+class RenamedKey(ToolJson):
+    """The prompt documents an API that has changed since: only its error message says how."""
+
+    renamed: ClassVar[Mapping[str, str]] = {"tool": "action"}
+
+    def feedback(self, faults: Faults, expected: Mapping[str, str]) -> str:
+        said = [f'unknown key "{key}"' for key in faults.unknown]
+        said += [f'missing key "{key}"' for key in faults.missing]
+        said += [f'wrong value of "{key}"' for key, _, _ in faults.wrong]
+        return f"The API says: {', '.join(said) or 'not a flat JSON object'}. The form is: {_form(expected)}"
+
+
+class NoKeys(ToolJson):
+    """The prompt says nothing of the API; only its error message shows the form that it takes."""
+
+    wordings: ClassVar[Sequence[str]] = (
+        'Turn the request into one line of JSON for the home API. Request: "{request}"',
+        'Turn the request into one line of JSON for the home API: "{request}"',
+    )
+
+    def feedback(self, faults: Faults, expected: Mapping[str, str]) -> str:
+        return f"The API wants one flat JSON object of this form: {_form(expected)}"
+
+
+ENVIRONMENTS: Mapping[str, ToolJson] = {
+    "tool-json": ToolJson(),
+    "renamed-key": RenamedKey(),
+    "no-keys": NoKeys(),
+}
+
+
+def data_source(environment: str) -> str:
+    """What verl's rows and metrics call an environment."""
+    return environment.replace("-", "_")
+
+
+def make_tasks(environment: str, split: str, count: int, seed: int) -> list[Task]:
     """Draw `count` different tasks; kinds of tool and wording come in turn.
 
     Raises:
@@ -67,11 +138,12 @@ def make_tasks(split: str, count: int, seed: int) -> list[Task]:
     """
     if split not in SPLITS:
         raise ValueError(f"split={split!r}: expected one of {', '.join(SPLITS)}.")
+    asker = ENVIRONMENTS[environment]
     kinds = []
     for tool in TOOLS:
         calls = _calls_of(tool, split, seed)
-        for wording in WORDINGS:
-            kind = [_to_task(tool, wording, call) for call in calls]
+        for wording in asker.wordings:
+            kind = [asker.task(tool, wording, call) for call in calls]
             random.Random(f"{seed}/{wording}").shuffle(kind)
             kinds.append(kind)
     tasks = [task for task in chain.from_iterable(zip_longest(*kinds)) if task][:count]
@@ -89,14 +161,15 @@ def _calls_of(tool: Tool, split: str, seed: int) -> list[dict[str, str]]:
     return calls[:cut] if split == "heldout" else calls[cut:]
 
 
-def _to_task(tool: Tool, wording: str, call: dict[str, str]) -> Task:
-    facts = " ".join(f"The {key} is {value}." for key, value in call.items())
-    return Task(wording.format(keys=_listed(call), facts=facts, request=tool.request.format(**call)), call)
-
-
-def _listed(keys) -> str:
+def _listed(keys: Iterable[str]) -> str:
     *most, last = [f'"{key}"' for key in keys]
     return f"{', '.join(most)} and {last}"
+
+
+def _form(expected: Mapping[str, str]) -> str:
+    """The expected object with its arguments left open: the tool's name, which comes first, stays."""
+    tool, *arguments = expected
+    return json.dumps({tool: expected[tool], **dict.fromkeys(arguments, "...")})
 
 
 def compute_score(
@@ -105,31 +178,34 @@ def compute_score(
     """Grade one reply: 1.0 if its first flat JSON object is exactly the expected one, else 0.0.
 
     Args:
+        data_source: which environment says what is wrong.
         ground_truth: the expected object, as JSON.
-        data_source, extra_info, kwargs: what else verl passes; not needed.
+        extra_info, kwargs: what else verl passes; not needed.
 
     Returns:
         `score` and `acc`, and `feedback`: what is wrong, in words; empty exactly when the reply is right.
     """
-    feedback = find_fault(solution_str, json.loads(ground_truth))
+    feedback = find_fault(data_source.replace("_", "-"), solution_str, json.loads(ground_truth))
     score = 0.0 if feedback else 1.0
     return {"score": score, "acc": score, "feedback": feedback}
 
 
-def find_fault(reply: str, expected: dict[str, str]) -> str:
+def find_fault(environment: str, reply: str, expected: Mapping[str, str]) -> str:
     """Say what is wrong with a reply, or nothing."""
+    faults = find_faults(reply, expected)
+    return ENVIRONMENTS[environment].feedback(faults, expected) if any(faults) else ""
+
+
+def find_faults(reply: str, expected: Mapping[str, str]) -> Faults:
     flat_object = re.search(r"\{[^{}]*\}", reply)
     if flat_object is None:
-        return f"There is no flat JSON object in the reply. Write one with the keys {_listed(expected)}."
+        return Faults(f"There is no flat JSON object in the reply. Write one with the keys {_listed(expected)}.")
     try:
         found = json.loads(flat_object[0])
     except json.JSONDecodeError as error:
-        return f"The JSON object is not valid: {error.msg} in line {error.lineno}, column {error.colno}."
-    faults = [f'The key "{key}" is missing.' for key in expected if key not in found]
-    faults += [f'The key "{key}" was not asked for.' for key in found if key not in expected]
-    faults += [
-        f'The value of "{key}" is {json.dumps(found[key])}, but it should be {json.dumps(value)}.'
-        for key, value in expected.items()
-        if key in found and found[key] != value
-    ]
-    return " ".join(faults)
+        return Faults(f"The JSON object is not valid: {error.msg} in line {error.lineno}, column {error.colno}.")
+    return Faults(
+        missing=[key for key in expected if key not in found],
+        unknown=[key for key in found if key not in expected],
+        wrong=[(key, found[key], value) for key, value in expected.items() if key in found and found[key] != value],
+    )

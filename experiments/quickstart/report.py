@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from data.records import replacing
-from experiments.quickstart.environment import DATA_SOURCE
+from experiments.quickstart.environment import data_source
 
-HELDOUT = f"val-core/{DATA_SOURCE}/acc/mean@1"
+HELDOUT = "val-core/{}/acc/mean@1"
 TRAIN = "critic/score/mean"
 SECONDS = "timing_s/step"
 
@@ -39,7 +39,8 @@ class Run:
         # The last line may still be in the making.
         complete, _, _ = self.metrics_file.read_text().rpartition("\n")
         logged = [json.loads(line) for line in complete.splitlines()]
-        names = {"train": TRAIN, "heldout": HELDOUT, "seconds": SECONDS}
+        heldout = HELDOUT.format(data_source(self.settings()["task"]))
+        names = {"train": TRAIN, "heldout": heldout, "seconds": SECONDS}
         return [
             {"step": entry["step"], **{name: entry["data"].get(key) for name, key in names.items()}} for entry in logged
         ]
@@ -57,7 +58,7 @@ class Run:
     @property
     def label(self) -> str:
         settings = self.settings()
-        return f"{settings['algorithm'].upper()}, seed {settings['seed']}"
+        return f"{settings['task']}, {settings['algorithm'].upper()}, seed {settings['seed']}"
 
 
 def table(runs: list[Run]) -> str:

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs everything into .venv, builds the model and the tasks, trains, and reports. Run it again at any time: what is
 # there already is kept.
-#   bash experiments/quickstart/run.sh [--algorithm sdpo|grpo] [--steps N] [--seed S] [verl overrides...]
+#   bash experiments/quickstart/run.sh [--task tool-json|renamed-key|no-keys] [--algorithm sdpo|grpo] [--steps N] [--seed S] [verl overrides...]
 set -euo pipefail
 if [[ ${1:-} == -h || ${1:-} == --help ]]; then
     sed -n '2,4s/^# *//p' "${BASH_SOURCE[0]}"

@@ -1,4 +1,4 @@
-"""Trains on the quickstart's task with stock verl, shows progress, and reports at the end.
+"""Trains on one of the quickstart's tasks with stock verl, shows progress, and reports at the end.
 
 `run.sh` is how to start it: that sets everything up, and passes its own arguments on to this.
 """
@@ -11,11 +11,13 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from experiments.overrides import override
 from experiments.quickstart import supervise
+from experiments.quickstart.environment import ENVIRONMENTS
 from experiments.quickstart.report import Run, report
 
 HERE = Path(__file__).resolve().parent
@@ -31,6 +33,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--runs", type=Path, required=True, help="where a folder for this run is made")
+    parser.add_argument("--task", choices=ENVIRONMENTS, default="tool-json")
     parser.add_argument("--algorithm", choices=("sdpo", "grpo"), default="sdpo")
     parser.add_argument("--steps", type=int, default=15)
     parser.add_argument("--seed", type=int, default=0)
@@ -41,8 +44,8 @@ def parse_arguments() -> argparse.Namespace:
 def command(args: argparse.Namespace, run: Path, ray_folder: str) -> list[str]:
     """What starts verl: the recipe in config/, and the paths and numbers of this run."""
     settings = {
-        "data.train_files": str(args.data / "train.parquet"),
-        "data.val_files": str(args.data / "test.parquet"),
+        "data.train_files": str(args.data / args.task / "train.parquet"),
+        "data.val_files": str(args.data / args.task / "test.parquet"),
         "vars.seed": args.seed,
         "actor_rollout_ref.model.path": str(args.model),
         "reward.custom_reward_function.path": str(HERE / "environment.py"),
@@ -55,7 +58,7 @@ def command(args: argparse.Namespace, run: Path, ray_folder: str) -> list[str]:
     }
     return [
         *(sys.executable, "-u", "-m", "verl.trainer.main_ppo"),
-        *("--config-dir", str(HERE / "config"), "--config-name", f"quickstart_{args.algorithm}"),
+        *("--config-dir", str(HERE / "config"), "--config-name", f"{args.task}_{args.algorithm}"),
         *(override(key, value) for key, value in settings.items()),
         *precision(),
         *args.overrides,
@@ -127,16 +130,18 @@ class Progress:
             raise supervise.RunFailed(f"no output for {silence:.0f} s")
 
 
-def main() -> int:
-    args = parse_arguments()
-    name = f"{args.algorithm}-seed{args.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
-    run = Run(args.runs / name)
+def settings_of(args: argparse.Namespace) -> dict[str, Any]:
+    """What makes a run what it is, as its folder keeps it."""
+    return {name: getattr(args, name) for name in ("task", "algorithm", "seed", "steps", "overrides")}
+
+
+def train(args: argparse.Namespace, run: Run) -> bool:
+    """Train in the run's new folder, showing progress; on failure, the end of the log. Returns whether it went well."""
     run.folder.mkdir(parents=True)
-    settings = {"algorithm": args.algorithm, "seed": args.seed, "steps": args.steps, "overrides": args.overrides}
-    run.settings_file.write_text(json.dumps(settings, indent=1))
+    run.settings_file.write_text(json.dumps(settings_of(args), indent=1))
     # Not below the run's folder: the path of a Unix socket may have 107 bytes, and Ray needs most of them.
     ray_folder = tempfile.mkdtemp(prefix="sdpo-ray-")
-    print(f"Training with {args.algorithm.upper()}. verl's output: {run.log}", flush=True)
+    print(f"Training on {args.task} with {args.algorithm.upper()}. verl's output: {run.log}", flush=True)
     try:
         supervise.run(
             command(args, run.folder, ray_folder),
@@ -147,9 +152,17 @@ def main() -> int:
     except supervise.RunFailed as error:
         print(f"\nTraining failed: {error}. The last lines of {run.log}:\n", file=sys.stderr)
         sys.stderr.writelines(run.log.read_text(errors="replace").splitlines(keepends=True)[-30:])
-        return 1
+        return False
     finally:
         shutil.rmtree(ray_folder, ignore_errors=True)
+    return True
+
+
+def main() -> int:
+    args = parse_arguments()
+    run = Run(args.runs / f"{args.task}-{args.algorithm}-seed{args.seed}-{time.strftime('%Y%m%d-%H%M%S')}")
+    if not train(args, run):
+        return 1
     report([run], run.folder / "accuracy.png")
     return 0
 

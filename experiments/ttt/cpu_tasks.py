@@ -14,9 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data.records import replacing
-from experiments.quickstart.environment import WORDINGS, Task
+from experiments.quickstart.environment import ENVIRONMENTS, Task, Tool
 from experiments.quickstart.make_data import FILES, to_row
 
+ENVIRONMENT = "tool-json"
 CALLS = (
     {"tool": "weather", "city": "Oslo", "day": "Friday", "time": "8:15"},
     {"tool": "alarm", "time": "6:45", "day": "Monday", "room": "bedroom"},
@@ -28,16 +29,16 @@ CALLS = (
 
 
 def to_task(call: dict[str, str]) -> Task:
-    *most, last = (f'"{key}"' for key in call)
-    facts = " ".join(f"The {key} is {value}." for key, value in call.items())
-    return Task(WORDINGS[0].format(keys=f"{', '.join(most)} and {last}", facts=facts), call)
+    environment = ENVIRONMENTS[ENVIRONMENT]
+    # The first wording states the arguments and repeats no request.
+    return environment.task(Tool(call["tool"], tuple(call), request=""), environment.wordings[0], call)
 
 
 def write_questions(folder: Path) -> None:
     for number, call in enumerate(CALLS, 1):
         for split, name in FILES.items():
             with replacing(folder / f"q_{number}" / name) as (partial,):
-                pq.write_table(pa.Table.from_pylist([to_row(to_task(call), split, number)]), partial)
+                pq.write_table(pa.Table.from_pylist([to_row(to_task(call), ENVIRONMENT, split, number)]), partial)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.e2e
 
 def test_the_quickstart_trains_and_reports(tiny_model, tmp_path):
     """The recipe and command of `run.sh`, with a model that knows nothing; `run.sh` adds set-up and the real model."""
-    make_data.write_data(tmp_path / "data", {"train": 8, "heldout": 4}, seed=0)
+    make_data.write_data(tmp_path / "data", "tool-json", {"train": 8, "heldout": 4}, seed=0)
     run = subprocess.run(
         [
             *(sys.executable, "-m", "experiments.quickstart.train", "--steps", "1", "--seed", "3"),
@@ -36,7 +36,7 @@ def test_the_quickstart_trains_and_reports(tiny_model, tmp_path):
     lines = run.stdout.splitlines()
     assert "step   0/1  held-out accuracy 0.00" in lines
     assert any(line.startswith("step   1/1  training accuracy 0.00  held-out accuracy 0.00") for line in lines)
-    assert re.search(r"\| SDPO, seed 3 +\| 0.00 +\| 0.00 +\| +\d+ +\|", run.stdout)
+    assert re.search(r"\| tool-json, SDPO, seed 3 +\| 0.00 +\| 0.00 +\| +\d+ +\|", run.stdout)
     assert (folder / "accuracy.png").stat().st_size > 1000
     assert [record["step"] for record in Run(folder).records()] == [0, 1]
     (_, step) = (record["data"] for record in tiny.read_metrics(Run(folder).metrics_file))

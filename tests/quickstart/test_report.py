@@ -2,7 +2,9 @@ import json
 
 import pytest
 
-from experiments.quickstart.report import HELDOUT, SECONDS, TRAIN, Run, report, table
+from experiments.quickstart.report import SECONDS, TRAIN, Run, report, table
+
+HELDOUT = "val-core/renamed_key/acc/mean@1"
 
 LOGGED = [
     {"step": 0, "data": {HELDOUT: 0.25}},
@@ -16,7 +18,7 @@ LOGGED = [
 def run(tmp_path):
     run = Run(tmp_path / "run")
     run.folder.mkdir()
-    run.settings_file.write_text(json.dumps({"algorithm": "sdpo", "seed": 7}))
+    run.settings_file.write_text(json.dumps({"task": "renamed-key", "algorithm": "sdpo", "seed": 7}))
     run.metrics_file.write_text("".join(json.dumps(entry) + "\n" for entry in LOGGED))
     return run
 
@@ -35,7 +37,7 @@ def test_a_run_that_has_not_begun_has_no_records(tmp_path):
 def test_the_table_shows_each_measured_step_and_the_median_time(run):
     header, _, row = (line.strip("| ").split("|") for line in table([run]).splitlines())
     assert [cell.strip() for cell in header] == ["held-out accuracy", "before", "step 2", "s/step"]
-    assert [cell.strip() for cell in row] == ["SDPO, seed 7", "0.25", "0.75", "12"]
+    assert [cell.strip() for cell in row] == ["renamed-key, SDPO, seed 7", "0.25", "0.75", "12"]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import argparse
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from experiments.quickstart import train
+from experiments.quickstart.environment import ENVIRONMENTS
 from experiments.quickstart.report import Run
 from experiments.quickstart.supervise import RunFailed
 
@@ -15,16 +17,19 @@ from experiments.quickstart.supervise import RunFailed
 def progress(tmp_path):
     run = Run(tmp_path)
     run.log.write_text("")
+    run.settings_file.write_text(json.dumps({"task": "tool-json"}))
     return train.Progress(run, steps=4)
 
 
+@pytest.mark.parametrize("task", ENVIRONMENTS)
 @pytest.mark.parametrize(
     ("algorithm", "loss_mode", "trainer_mode"), [("sdpo", "sdpo", "sdpo"), ("grpo", "vanilla", "sync_stoppable")]
 )
-def test_verl_accepts_the_recipe(tmp_path, algorithm, loss_mode, trainer_mode):
+def test_verl_accepts_the_recipe(tmp_path, task, algorithm, loss_mode, trainer_mode):
     args = argparse.Namespace(
         model=tmp_path,
         data=Path("a folder (2), it's=é#"),
+        task=task,
         algorithm=algorithm,
         steps=7,
         seed=5,
@@ -38,7 +43,7 @@ def test_verl_accepts_the_recipe(tmp_path, algorithm, loss_mode, trainer_mode):
     assert config.actor_rollout_ref.actor.policy_loss.loss_mode == loss_mode
     assert config.trainer.v1.trainer_mode == trainer_mode
     # Hydra has a grammar of its own, in which a path may mean something else.
-    assert config.data.train_files == "a folder (2), it's=é#/train.parquet"
+    assert config.data.train_files == f"a folder (2), it's=é#/{task}/train.parquet"
     assert (config.trainer.total_training_steps, config.data.train_batch_size, config.data.seed) == (7, 2, 5)
     assert (config.data.max_response_length, config.actor_rollout_ref.rollout.temperature) == (40, 0.6)
 

@@ -1,5 +1,6 @@
 """The sweeps, without running anything: their questions, names and command lines."""
 
+import json
 import os
 import shlex
 import subprocess
@@ -7,8 +8,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
 
 from baseline_multiturn.command import argument_parser
+from experiments.effective_config import compose_runs
+from experiments.quickstart.environment import compute_score
+from experiments.ttt import cpu_tasks
+from verl.sdpo.adapters.validation import validate_training_config
+from verl.sdpo.test_time.grading import read_question
 from verl.sdpo.test_time.published import QUESTIONS
 
 SWEEPS = Path(__file__).parents[2] / "experiments" / "ttt"
@@ -89,6 +96,30 @@ def test_the_sweeps_of_the_cpu_are_small(tmp_path):
     assert {"test_time.budget=9", "actor_rollout_ref.model.path=/models/tiny"} <= set(
         shlex.split(sdpo.splitlines()[-1])
     )
+
+
+def test_the_renamed_key_trains_with_the_recipe_of_the_quickstart(tmp_path):
+    lines = sweep("../launcher.sh", "ttt_cpu_renamed_key_sdpo", "--list", folder=tmp_path, QUESTIONS="4").splitlines()
+    (config,) = compose_runs(lines).values()
+    validate_training_config(config)
+    block = config.actor_rollout_ref.actor.self_distillation
+    with initialize_config_dir(str(SWEEPS.parent / "quickstart" / "config"), version_base=None):
+        recipe = compose("renamed-key_sdpo", ["hydra.searchpath=[pkg://verl.trainer.config]"])
+    expected = recipe.actor_rollout_ref.actor.self_distillation
+    for key in ("alpha", "distillation_topk", "reprompt_template", "solution_template", "feedback_template"):
+        # An override is one line.
+        wanted = expected[key].replace("\n\n", " ") if isinstance(expected[key], str) else expected[key]
+        assert block[key] == wanted, key
+
+
+def test_the_questions_of_the_cpu_have_one_answer_each(tmp_path):
+    for environment, key in (("tool-json", "tool"), ("renamed-key", "action")):
+        cpu_tasks.write_questions(tmp_path, environment)
+        question = read_question(tmp_path / "q_3" / "train.parquet", tmp_path / "q_3" / "test.parquet")
+        assert '"tool", "artist", "room" and "time"' in question.messages[0]["content"]
+        call = {key: "music", "artist": "Bowie", "room": "kitchen", "time": "9:30"}
+        assert json.loads(question.public) == json.loads(question.hidden) == call
+        assert compute_score(question.data_source, json.dumps(call), question.public)["score"] == 1.0
 
 
 def test_a_missing_question_is_said_in_one_sentence(tmp_path):

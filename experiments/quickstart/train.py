@@ -21,6 +21,8 @@ from experiments.quickstart.environment import ENVIRONMENTS
 from experiments.quickstart.report import Run, report
 
 HERE = Path(__file__).resolve().parent
+# Where a task needs no more: of those with feedback alone, the first steps only find what succeeds.
+STEPS = {"tool-json": 15, "renamed-key": 24, "no-keys": 24}
 # The longest time between two lines of verl's log in a healthy run: compiling and loading at the start.
 STALL_SECONDS = 600
 # verl's driver can hang instead of exiting when a step fails. Hydra prints this once it has seen the exception.
@@ -35,10 +37,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--runs", type=Path, required=True, help="where a folder for this run is made")
     parser.add_argument("--task", choices=ENVIRONMENTS, default="tool-json")
     parser.add_argument("--algorithm", choices=("sdpo", "grpo"), default="sdpo")
-    parser.add_argument("--steps", type=int, default=15)
+    parser.add_argument("--steps", type=int, help="of training; default: " + str(STEPS))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("overrides", nargs="*", help="key=value, passed on to verl")
-    return parser.parse_intermixed_args()
+    args = parser.parse_intermixed_args()
+    args.steps = args.steps or STEPS[args.task]
+    return args
 
 
 def command(args: argparse.Namespace, run: Path, ray_folder: str) -> list[str]:

@@ -95,3 +95,10 @@ def test_flags_of_others_are_refused(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         train.parse_arguments()
     assert "--stepz" in capsys.readouterr().err
+
+
+def test_every_task_has_a_number_of_steps(monkeypatch):
+    assert train.STEPS.keys() == ENVIRONMENTS.keys()
+    for words, steps in ((["--task", "renamed-key"], 24), (["--steps", "3"], 3), ([], 15)):
+        monkeypatch.setattr(sys, "argv", ["train.py", "--model=m", "--data=d", "--runs=r", *words])
+        assert train.parse_arguments().steps == steps

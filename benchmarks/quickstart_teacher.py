@@ -82,7 +82,7 @@ def main() -> None:
     ]
     alone = {prompt: sum(rollout.score for rollout in rollouts if rollout.uid == prompt) / GROUP for prompt in tasks}
 
-    changes = OmegaConf.load(CONFIG / "tool-json_sdpo.yaml").actor_rollout_ref.actor.self_distillation
+    changes = OmegaConf.load(CONFIG / "quickstart_sdpo.yaml").actor_rollout_ref.actor.self_distillation
     print("| the teacher reads | replies | student | teacher | teacher without any object |")
     print("| --- | ---: | ---: | ---: | ---: |")
     for templates, block in (("default", {}), ("quickstart", changes)):

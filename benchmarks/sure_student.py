@@ -49,7 +49,7 @@ class Reader:
 def teacher_prompt(task: Task, reply: str) -> str:
     """What the recipe's teacher reads."""
     block = OmegaConf.load(CONFIG / f"{NAME}_sdpo.yaml").actor_rollout_ref.actor.self_distillation
-    base = OmegaConf.load(CONFIG / "tool-json_sdpo.yaml").actor_rollout_ref.actor.self_distillation
+    base = OmegaConf.load(CONFIG / "quickstart_sdpo.yaml").actor_rollout_ref.actor.self_distillation
     feedback = fill(block.feedback_template, feedback_raw=find_fault(NAME, reply, task.call))
     return fill(base.reprompt_template, prompt=task.prompt, feedback=feedback, **_EMPTY)
 

@@ -17,6 +17,7 @@ LAUNCHER_EXTRA=()
 LAUNCHER_SUBMITTED=()
 LAUNCHER_SKIPPED=()
 LAUNCHER_FAILED=()
+LAUNCHER_SIZE=()
 
 # shellcheck disable=SC2016
 LAUNCHER_OPTIONS='Options:
@@ -53,11 +54,11 @@ submit_training() {
         return
     fi
     require_data "$name" "$task" || return 0
-    launch "$name" "$SDPO_CKPT_DIR/$name" \
+    launch "$name" "$SDPO_CKPT_DIR/$name" "$SITE_NODES" \
         env EXPERIMENT="$name" TASK="$task" PYTHON="$LAUNCHER_PYTHON" \
         bash "$LAUNCHER_FOLDER/train.sh" "$config" \
         ${SITE_GPUS:+"trainer.n_gpus_per_node=$SITE_GPUS"} \
-        ${SITE_CPUS:+"ray_kwargs.ray_init.num_cpus=$SITE_CPUS"} \
+        ${LAUNCHER_SIZE[@]+"${LAUNCHER_SIZE[@]}"} \
         ${SITE_OVERRIDES[@]+"${SITE_OVERRIDES[@]}"} \
         ${overrides[@]+"${overrides[@]}"}
 }
@@ -67,7 +68,7 @@ submit_run() {
     local name=$1 task=$2
     [[ $LAUNCHER_MODE != list ]] || return 0
     [[ -z $task ]] || require_data "$name" "$task" || return 0
-    launch "$name" "" "${@:3}" ${LAUNCHER_EXTRA[@]+"${LAUNCHER_EXTRA[@]}"}
+    launch "$name" "" 1 "${@:3}" ${LAUNCHER_EXTRA[@]+"${LAUNCHER_EXTRA[@]}"}
 }
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -137,8 +138,22 @@ load_site() {
         [[ -n $LAUNCHER_DRY_RUN ]] || die "$message"
         echo "$message" >&2
     fi
+    read_size
     # For recipes.py, should the site file only set them.
     export SDPO_DIR SDPO_LOG_DIR SDPO_CKPT_DIR
+}
+
+# What verl is told about the nodes: of one, how many CPUs Ray may use; Ray over several was told when it was begun.
+read_size() {
+    SITE_NODES=${SITE_NODES:-1}
+    [[ $SITE_NODES =~ ^[1-9][0-9]*$ ]] || die "SITE_NODES=$SITE_NODES in the site file is not a number of nodes."
+    if ((SITE_NODES > 1)); then
+        LAUNCHER_SIZE=("trainer.nnodes=$SITE_NODES")
+        [[ $LAUNCHER_MODE != local || -n ${RAY_ADDRESS:-} || -n $LAUNCHER_DRY_RUN ]] ||
+            die "SITE_NODES=$SITE_NODES with --local: begin a cluster with experiments/cluster.sh, and set RAY_ADDRESS."
+    elif [[ -n ${SITE_CPUS:-} ]]; then
+        LAUNCHER_SIZE=("ray_kwargs.ray_init.num_cpus=$SITE_CPUS")
+    fi
 }
 
 # A Python on this machine that can read recipes; the runs may have another, inside a container.
@@ -185,7 +200,7 @@ has_data() {
 # ---------------------------------------------------------------------------------------------------------------------
 # One run
 
-# NAME, folder in which a training can be asked to stop (or nothing), COMMAND...
+# NAME, folder in which a training can be asked to stop (or nothing), NODES, COMMAND...
 launch() {
     local name=$1 stop_dir=$2
     local run_dir=$RUNS_DIR/$name
@@ -240,30 +255,46 @@ launch_local() {
 
 # The script of one run, the same for Slurm and for this machine but for the lines that begin with #SBATCH.
 print_job() {
-    local name=$1 stop_dir=$2 command=("${@:3}")
+    local name=$1 stop_dir=$2 nodes=$3 command=("${@:4}")
     # shellcheck disable=SC2034  # print_exports reads them by name.
     local RUN_DIR=$RUNS_DIR/$name RUN_STOP_DIR=$stop_dir RUN_STOP_SECONDS=${SITE_STOP_SECONDS:-1800}
+    if [[ $LAUNCHER_MODE == slurm ]] && ((nodes > 1)); then
+        command=(env PYTHON="$LAUNCHER_PYTHON" ${SITE_CPUS:+"SITE_CPUS=$SITE_CPUS"} ${SITE_GPUS:+"SITE_GPUS=$SITE_GPUS"}
+            bash "$LAUNCHER_FOLDER/cluster.sh" run "$nodes" "${command[@]}")
+    fi
     if [[ -n ${SITE_SETUP:-} ]]; then
         command=(bash -c $'set -e\n'"$SITE_SETUP"$'\nexec "$@"' setup "${command[@]}")
     fi
     echo '#!/usr/bin/env bash'
     if [[ $LAUNCHER_MODE == slurm ]]; then
-        print_sbatch_flags "$name" "$RUN_STOP_SECONDS"
-        if ((${#SITE_SRUN_FLAGS[@]})); then
-            command=(srun --ntasks=1 ${SITE_CPUS:+"--cpus-per-task=$SITE_CPUS"} "${SITE_SRUN_FLAGS[@]}" "${command[@]}")
-        fi
+        print_sbatch_flags "$name" "$RUN_STOP_SECONDS" "$nodes"
+        make_step "$nodes"
+    else
+        print_exports RAY_ADDRESS
     fi
     print_exports SDPO_DIR SDPO_LOG_DIR SDPO_CKPT_DIR RUN_DIR RUN_STOP_DIR RUN_STOP_SECONDS \
         VERL_PLATFORM SDPO_SKIP_DOCTOR WANDB_ENTITY WANDB_PROJECT WANDB_MODE WANDB_RUN_GROUP
     print_command exec bash "$LAUNCHER_FOLDER/job.sh" "${command[@]}"
 }
 
+# NODES: where the site or the number of nodes needs it, `command` is started by srun: in a container, a task per node.
+make_step() {
+    local nodes=$1 flags=(--ntasks=1)
+    ((nodes > 1 || ${#SITE_SRUN_FLAGS[@]})) || return 0
+    if ((nodes > 1)); then
+        # When one task fails, so do the others.
+        flags=("--nodes=$nodes" "--ntasks=$nodes" --ntasks-per-node=1 --kill-on-bad-exit=1)
+    fi
+    command=(srun "${flags[@]}" ${SITE_CPUS:+"--cpus-per-task=$SITE_CPUS"}
+        ${SITE_SRUN_FLAGS[@]+"${SITE_SRUN_FLAGS[@]}"} "${command[@]}")
+}
+
 print_sbatch_flags() {
-    local name=$1 stop_seconds=$2 flag
+    local name=$1 stop_seconds=$2 nodes=$3 flag
     local flags=(
         "--job-name=$name"
-        "--nodes=1"
-        "--ntasks=1"
+        "--nodes=$nodes"
+        "--ntasks=$nodes"
         ${SITE_ACCOUNT:+"--account=$SITE_ACCOUNT"}
         ${SITE_PARTITION:+"--partition=$SITE_PARTITION"}
         ${SITE_TIME:+"--time=$SITE_TIME"}

@@ -24,6 +24,13 @@ wandb_run_id() {
     cat "$RUN_DIR/wandb_id"
 }
 
+# A Ray that runs already was started without what this run exports, and perhaps on another machine.
+job_environment() {
+    "$PYTHON" -c 'import json, os, sys
+names = [name for name in sys.argv[1:] if name in os.environ]
+print(json.dumps({"runtime_env": {"env_vars": {name: os.environ[name] for name in names}}}))' "$@"
+}
+
 loggers=console,tensorboard,file
 if has_wandb; then
     loggers+=,wandb
@@ -37,6 +44,14 @@ export PYTHONUNBUFFERED=1
 ulimit -c 0
 
 overrides=("trainer.logger=[$loggers]" "$@")
+if [[ -n ${RAY_ADDRESS:-} ]]; then
+    # It has told its nodes what they have, and refuses to be told again.
+    overrides+=(++ray_kwargs.ray_init.num_cpus=null ++ray_kwargs.ray_init.num_gpus=null)
+    RAY_JOB_CONFIG_JSON_ENV_VAR=$(job_environment VERL_PLATFORM VERL_FILE_LOGGER_PATH TENSORBOARD_DIR EXPERIMENT TASK RUN_DIR \
+        SDPO_DIR SDPO_LOG_DIR SDPO_CKPT_DIR HF_HUB_OFFLINE \
+        WANDB_ENTITY WANDB_PROJECT WANDB_MODE WANDB_RUN_GROUP WANDB_RUN_ID WANDB_RESUME WANDB_DIR)
+    export RAY_JOB_CONFIG_JSON_ENV_VAR
+fi
 if [[ -z ${SDPO_SKIP_DOCTOR:-} ]]; then
     "$PYTHON" -m verl.sdpo.doctor --config-name "$config" "${overrides[@]}" || {
         status=$?

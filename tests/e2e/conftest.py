@@ -45,21 +45,7 @@ def train(tiny_model, tiny_data):
         folder.mkdir(parents=True, exist_ok=True)
         command = [
             *(sys.executable, "-m", "verl.trainer.main_ppo", "--config-name", config),
-            f"actor_rollout_ref.model.path={tiny_model}",
-            f"reward.custom_reward_function.path={tiny_data / 'reward.py'}",
-            f"data.train_batch_size={prompts}",
-            f"actor_rollout_ref.actor.ppo_mini_batch_size={prompts}",
-            "data.max_prompt_length=64",
-            "data.max_response_length=16",
-            "max_model_len=512",
-            "actor_rollout_ref.rollout.n=4",
-            # Equal inputs must give equal samples, whatever vLLM happens to batch together.
-            "actor_rollout_ref.rollout.dtype=float32",
-            "trainer.logger=[console,file]",
-            "trainer.val_before_train=False",
-            "trainer.test_freq=-1",
-            f"trainer.default_local_dir={folder / 'checkpoints'}",
-            "trainer.max_actor_ckpt_to_keep=null",
+            *tiny_overrides(folder, tiny_model, tiny_data, prompts),
             *overrides,
         ]
         environment = {
@@ -84,6 +70,27 @@ def train(tiny_model, tiny_data):
         return subprocess.CompletedProcess(command, returncode, (folder / "log.txt").read_text())
 
     return run
+
+
+def tiny_overrides(folder: Path, model: Path, data: Path, prompts: int = 4) -> list[str]:
+    """The smallest training: what a run in `folder` changes of the configuration."""
+    return [
+        f"actor_rollout_ref.model.path={model}",
+        f"reward.custom_reward_function.path={data / 'reward.py'}",
+        f"data.train_batch_size={prompts}",
+        f"actor_rollout_ref.actor.ppo_mini_batch_size={prompts}",
+        "data.max_prompt_length=64",
+        "data.max_response_length=16",
+        "max_model_len=512",
+        "actor_rollout_ref.rollout.n=4",
+        # Equal inputs must give equal samples, whatever vLLM happens to batch together.
+        "actor_rollout_ref.rollout.dtype=float32",
+        "trainer.logger=[console,file]",
+        "trainer.val_before_train=False",
+        "trainer.test_freq=-1",
+        f"trainer.default_local_dir={folder / 'checkpoints'}",
+        "trainer.max_actor_ckpt_to_keep=null",
+    ]
 
 
 def kill_group(group: int) -> None:

@@ -5,7 +5,9 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 from omegaconf import OmegaConf
@@ -70,9 +72,12 @@ class Machine:
         (self.bin / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
         (self.bin / name).chmod(0o755)
 
-    def training(self, body: str, *, doctor: str = "exit 0") -> None:
-        """What the fake Python does for verl's trainer, and for the doctor before it; all else the real one does."""
-        cases = f"verl.trainer.main_ppo) {body} ;;\nverl.sdpo.doctor) {doctor} ;;"
+    def training(self, body: str, *, doctor: str = "exit 0", more: Mapping[str, str] = MappingProxyType({})) -> None:
+        """What the fake Python does for verl's trainer, for the doctor before it and for `more` modules; all else the
+        real one does.
+        """
+        bodies = {"verl.trainer.main_ppo": body, "verl.sdpo.doctor": doctor, **more}
+        cases = "\n".join(f"{module}) {code} ;;" for module, code in bodies.items())
         cases += f'\n*) exec {shlex.quote(sys.executable)} "$@" ;;'
         self.command("python", f'case "${{2-}}" in\n{cases}\nesac')
 

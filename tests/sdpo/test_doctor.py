@@ -22,7 +22,7 @@ from transformers import Qwen3Config
 import verl
 from tests.e2e.tiny import build_model
 from verl.sdpo.adapters.chat_template import load_tokenizer
-from verl.sdpo.doctor import data, installation, machine, services, wandb_login
+from verl.sdpo.doctor import cluster, data, installation, machine, services, wandb_login
 from verl.sdpo.doctor.__main__ import compose, main, parse_arguments
 from verl.sdpo.doctor.capacity import (
     GIB,
@@ -573,6 +573,46 @@ def test_sockets_that_lie_elsewhere(plain_environment):
     assert services.check_sockets(configuration()).status == OK
 
 
+@pytest.mark.parametrize(("hard", "status"), [(8191, WARN), (8192, OK), (-1, OK)])
+def test_open_files(monkeypatch, hard, status):
+    monkeypatch.setattr("resource.getrlimit", lambda what: (1024, hard))
+    assert cluster.check_open_files().status == status
+
+
+def test_ray_names_the_number_of_open_files():
+    source = Path(importlib.import_module("ray._private.worker").__file__).read_text()
+    assert f"Fix with 'ulimit -n {cluster.OPEN_FILES}'" in source
+
+
+@pytest.mark.parametrize(
+    ("free", "platform", "status"),
+    [(10, None, OK), (9, None, WARN), (0.25, "cpu", WARN), (0.24, "cpu", FAIL)],
+)
+def test_shared_memory(monkeypatch, free, platform, status):
+    """On a machine with 64 GiB Ray's store takes 10 GB = 9.3 GiB; a bucket of weights has 256 MiB without GPUs."""
+    monkeypatch.setenv("VERL_PLATFORM", platform or "cuda")
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=64 * GIB))
+    monkeypatch.setattr(os, "statvfs", lambda folder: SimpleNamespace(f_bavail=int(free * GIB), f_frsize=1))
+    assert cluster.check_shared_memory(configuration("sdpo", f"machine={platform or 'gpu'}")).status == status
+
+
+def test_nodes(monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    several = {"nnodes": 2, "n_gpus_per_node": 4}
+    assert list(cluster.check_nodes({**several, "nnodes": 1})) == []
+    assert "RAY_ADDRESS is not set" in only(cluster.check_nodes(several)).found
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    for gpus, status in (([4, 4], OK), ([4, 2], FAIL), ([4, 2, 8], OK), ([4], FAIL)):
+        monkeypatch.setattr(cluster, "living_nodes", lambda gpus=gpus: [{"Resources": {"GPU": n}} for n in gpus])
+        assert only(cluster.check_nodes(several)).status == status, gpus
+
+    def refuse():
+        raise ConnectionError("nobody\nanswers")
+
+    monkeypatch.setattr(cluster, "living_nodes", refuse)
+    assert "RAY_ADDRESS=10.0.0.1:6379: ConnectionError: nobody answers" in only(cluster.check_nodes(several)).found
+
+
 def test_sandbox(monkeypatch):
     from verl.utils.reward_score.feedback.sandbox import canaries
     from verl.utils.reward_score.feedback.sandbox.api import Level
@@ -723,6 +763,7 @@ def test_this_machine_without_an_accelerator(tmp_path):
     found = {line[6:21].strip(): line[:4].strip() for line in lines if line[:4].strip() in (OK, WARN, FAIL)}
     # Other programs may have taken the memory.
     assert found.pop("memory") in (OK, FAIL)
+    assert found.pop("shared memory") in (OK, WARN, FAIL)
     subjects = [
         "Python",
         "verl",
@@ -733,9 +774,10 @@ def test_this_machine_without_an_accelerator(tmp_path):
         "model",
         "checkpoints",
         "sockets",
+        "open files",
         "sandbox",
     ]
     assert found == dict.fromkeys([*subjects, "data train"], OK) | {"data val": FAIL}, run.stdout + run.stderr
-    assert re.fullmatch("Not ready: [12] failed, 0 to look at, of 13 checks.", lines[-1])
+    assert re.fullmatch("Not ready: [123] failed, [01] to look at, of 15 checks.", lines[-1])
     assert run.returncode == 1
     assert "Traceback" not in run.stderr

@@ -78,10 +78,14 @@ def check_configuration(args: argparse.Namespace, config) -> Finding:
 
 def examine_machine(config) -> Iterator[Finding]:
     """Checks of this machine against the configuration."""
+    from verl.sdpo.doctor.cluster import check_nodes, check_open_files, check_shared_memory
     from verl.sdpo.doctor.machine import check_capacity
 
     yield from check_capacity(config)
+    yield from check_nodes(config.trainer)
     yield check_sockets(config)
+    yield check_open_files()
+    yield check_shared_memory(config)
     yield check_sandbox()
     tokenizer = load_tokenizer(config.actor_rollout_ref.model)
     for key in ("train_files", "val_files"):

@@ -123,6 +123,7 @@ def plan(study: Study, folder: Path, model: Path, data: Path) -> list[Planned]:
                 algorithm=arm.algorithm,
                 steps=study.steps,
                 seed=seed,
+                device="cpu",
                 overrides=list(arm.overrides),
             )
             planned.append(Planned(arm, settings, Run(folder / f"{arm.name}-seed{seed}")))

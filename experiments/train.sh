@@ -31,6 +31,9 @@ names = [name for name in sys.argv[1:] if name in os.environ]
 print(json.dumps({"runtime_env": {"env_vars": {name: os.environ[name] for name in names}}}))' "$@"
 }
 
+# For the doctor: in a container other code may be installed than that of this repository.
+SDPO_REPO=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+export SDPO_REPO
 loggers=console,tensorboard,file
 if has_wandb; then
     loggers+=,wandb

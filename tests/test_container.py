@@ -1,6 +1,10 @@
-"""Dockerfile.gh200 cannot be built without its base image; its text is linted and its check is run here."""
+"""Dockerfile.gh200 cannot be built without its base image; its text is linted and its check is run here.
+
+The commands of docs/installation.md that build and start it run with stand-ins for podman and enroot.
+"""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -64,3 +68,48 @@ def test_without_a_step_it_says_how_to_use_it():
     run = install_sh()
     assert run.returncode == 2
     assert "Usage: bash docker/install.sh install VENV" in run.stderr
+
+
+def shell_blocks() -> dict[str, str]:
+    """Every shell command of the documentation, by file and number."""
+    pages = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+    return {
+        f"{page.name}-{number}": block
+        for page in pages
+        for number, block in enumerate(re.findall(r"^```bash\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE))
+    }
+
+
+def test_shellcheck_finds_nothing_in_the_documentation():
+    """But for the environment that a reader activates (SC1091) and variables that are theirs (SC2154)."""
+    linter = Path(sys.executable).with_name("shellcheck")
+    command = [linter, "--shell=bash", "--exclude=SC1091,SC2154", "-"]
+    for name, block in shell_blocks().items():
+        run = subprocess.run(command, input=block, capture_output=True, text=True, timeout=60)
+        assert run.returncode == 0, f"{name}: {run.stdout}"
+
+
+def test_container_commands_agree_with_one_another_and_with_the_repository(tmp_path):
+    """A dry run: what is built is what is imported and started, over the folder from which the image installed it."""
+    for name in ("podman", "enroot"):
+        (tmp_path / name).write_text('#!/bin/sh\necho "$(basename "$0") $*"\n')
+        (tmp_path / name).chmod(0o755)
+    blocks = [block for block in shell_blocks().values() if "podman" in block]
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SDPO_DIR": "/scratch/me"}
+    run = subprocess.run(
+        ["bash", "-eu", "-c", "\n".join(blocks)], cwd=REPOSITORY, env=environment, capture_output=True, text=True
+    )
+    assert (run.returncode, run.stderr) == (0, "")
+    build, imported, podman, create, start = run.stdout.splitlines()
+    assert build == "podman build --file Dockerfile.gh200 --tag sdpo:gh200 ."
+    assert imported == "enroot import --output sdpo-gh200.sqsh podman://sdpo:gh200"
+    assert create == "enroot create --name sdpo sdpo-gh200.sqsh"
+    assert "COPY . /app/sdpo\n" in DOCKERFILE.read_text()
+    for command, mount in ((podman, "--volume"), (start, "--mount")):
+        assert f"{mount} {REPOSITORY}:/app/sdpo {mount} {REPOSITORY}:{REPOSITORY}" in command
+        assert f"{mount} /scratch/me:/scratch/me" in command
+        assert command.endswith(
+            "python -m verl.sdpo.doctor --config-name sdpo vars.task=datasets/sciknoweval/chemistry"
+        )
+    assert " sdpo:gh200 python" in podman
+    assert " sdpo python" in start

@@ -125,6 +125,22 @@ def test_verl_that_is_only_on_the_path(monkeypatch):
     assert installation.check_verl().status == FAIL
 
 
+def test_code_of_another_checkout(monkeypatch, tmp_path):
+    """As in a container, whose image holds a copy of its own: unless the mounted one lies over it."""
+    monkeypatch.delenv("SDPO_REPO", raising=False)
+    assert list(installation.check_checkout()) == []
+    repository = Path(installation.__file__).parents[3]
+    (tmp_path / "mounted").symlink_to(repository)
+    for path in (repository, tmp_path / "mounted"):
+        monkeypatch.setenv("SDPO_REPO", str(path))
+        assert only(installation.check_checkout()).status == OK
+    monkeypatch.setenv("SDPO_REPO", str(tmp_path))
+    finding = only(installation.check_checkout())
+    assert finding.status == FAIL
+    assert f"{repository / 'verl/sdpo'} runs" in finding.found
+    assert f"mount it over {repository} as well" in finding.fix
+
+
 def test_plugin_loaded():
     finding = installation.check_plugin()
     assert finding.status == OK

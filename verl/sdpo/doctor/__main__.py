@@ -18,7 +18,14 @@ from verl.sdpo.adapters.chat_template import load_tokenizer
 from verl.sdpo.adapters.data import local_files
 from verl.sdpo.doctor.data import check_data
 from verl.sdpo.doctor.finding import FAIL, OK, Finding, describe
-from verl.sdpo.doctor.installation import check_attention, check_engine, check_plugin, check_python, check_verl
+from verl.sdpo.doctor.installation import (
+    check_attention,
+    check_checkout,
+    check_engine,
+    check_plugin,
+    check_python,
+    check_verl,
+)
 from verl.sdpo.doctor.services import check_sandbox, check_sockets, check_wandb
 
 
@@ -101,6 +108,7 @@ def examine(args: argparse.Namespace) -> Iterator[Finding]:
     yield plugin
     if plugin.status == FAIL:
         return
+    yield from check_checkout()
     try:
         config = compose(args)
     except ValueError as error:

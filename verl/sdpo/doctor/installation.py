@@ -7,9 +7,11 @@ import importlib.metadata
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import verl
+from verl import sdpo
 from verl.sdpo import SUPPORTED_VERL
 from verl.sdpo.doctor.finding import FAIL, OK, WARN, Finding, describe
 
@@ -79,6 +81,23 @@ def import_error(name: str) -> Exception | None:
     except Exception as error:
         return error
     return None
+
+
+def check_checkout() -> Iterator[Finding]:
+    """Whether the code that runs is that of the repository whose scripts start it (SDPO_REPO, set by train.sh).
+
+    A container brings the code that it was built with, and its `user.yaml`; the scripts are those that are mounted.
+    """
+    repository = os.environ.get("SDPO_REPO")
+    if not repository:
+        return
+    used, wanted = Path(sdpo.__file__).parent, Path(repository) / "verl" / "sdpo"
+    if wanted.is_dir() and used.samefile(wanted):
+        yield Finding(OK, "code", str(used))
+        return
+    found = f"{used} runs, with the user.yaml beside it, but the run was started from {repository}"
+    fix = f"In a container mount it over {used.parents[1]} as well; or pip install --no-deps -e {repository}"
+    yield Finding(FAIL, "code", found, fix)
 
 
 def check_plugin() -> Finding:

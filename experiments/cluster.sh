@@ -110,7 +110,7 @@ begin() { # head, or worker ADDRESS
 explain() {
     cat <<TEXT
 On every other machine: bash experiments/cluster.sh worker $address
-Then, on this one:      export RAY_ADDRESS=$address
+Then, on this one:      export RAY_ADDRESS=$address RAY_AUTH_MODE=token
                         bash experiments/cluster.sh status N
 and start trainings with --local and SITE_NODES=N in the site file.
 TEXT

@@ -53,7 +53,8 @@ if [[ -n ${RAY_ADDRESS:-} ]]; then
     RAY_JOB_CONFIG_JSON_ENV_VAR=$(job_environment VERL_PLATFORM VERL_FILE_LOGGER_PATH TENSORBOARD_DIR EXPERIMENT TASK RUN_DIR \
         SDPO_DIR SDPO_LOG_DIR SDPO_CKPT_DIR HF_HUB_OFFLINE \
         WANDB_ENTITY WANDB_PROJECT WANDB_MODE WANDB_RUN_GROUP WANDB_RUN_ID WANDB_RESUME WANDB_DIR)
-    export RAY_JOB_CONFIG_JSON_ENV_VAR
+    # Ray that is joined does not look for its secret by itself, though it says so.
+    export RAY_JOB_CONFIG_JSON_ENV_VAR RAY_AUTH_MODE=${RAY_AUTH_MODE-token}
 fi
 if [[ -z ${SDPO_SKIP_DOCTOR:-} ]]; then
     "$PYTHON" -m verl.sdpo.doctor --config-name "$config" "${overrides[@]}" || {

@@ -1,5 +1,6 @@
 """The code that the pages show runs."""
 
+import json
 import re
 from pathlib import Path
 from typing import ClassVar
@@ -83,3 +84,12 @@ def test_every_key_of_the_block_is_on_the_page_with_its_default():
     assert set(block) == set(defaults())
     for name, default in defaults().items():
         assert block[name] in (f"`{default}`", "the authors'", "ours"), name
+
+
+def test_the_page_about_gpus_says_whether_anything_was_run():
+    """Either a report is committed and its tests are on the page, or the page says plainly that there is none."""
+    repository = PAGE.parents[1]
+    page, report = (repository / "docs" / "gpu.md").read_text(), repository / "gpu-report.json"
+    assert ("Nothing of this has been run on a GPU" in page) != report.exists()
+    if report.exists():
+        assert all(test["test"] in page for test in json.loads(report.read_text())["tests"])

@@ -1,4 +1,4 @@
-"""Groups of gloo ranks that stay alive between tests, so that verl is imported once per rank and not once per test."""
+"""Groups of ranks that stay alive between tests, so that verl is imported once per rank and not once per test."""
 
 import os
 import traceback
@@ -13,14 +13,21 @@ import torch.multiprocessing as mp
 STARTUP_SECONDS = 240
 # Ranks compete with whatever else the machine runs; a hang lasts for ever, a check takes seconds.
 CHECK_SECONDS = 120
+# verl's own for CUDA: it reduces numbers of the host, too.
+BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
 
 
-def _serve(rank: int, world_size: int, rendezvous: str, connection) -> None:
+def _serve(rank: int, world_size: int, rendezvous: str, connection, device: str) -> None:
     # Read when verl is imported, which the first check does.
-    os.environ.update(VERL_PLATFORM="cpu", HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1")
+    os.environ.update(HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1")
+    if device == "cpu":
+        os.environ["VERL_PLATFORM"] = "cpu"
+    else:
+        os.environ.pop("VERL_PLATFORM", None)
+        torch.cuda.set_device(rank)
     torch.set_num_threads(1)
     torch.distributed.init_process_group(
-        "gloo",
+        BACKENDS[device],
         init_method=f"file://{rendezvous}",
         rank=rank,
         world_size=world_size,
@@ -38,9 +45,11 @@ def _serve(rank: int, world_size: int, rendezvous: str, connection) -> None:
 
 
 class RankGroup:
-    """`world_size` processes with VERL_PLATFORM=cpu and an initialised default process group."""
+    """`world_size` processes with an initialised default process group: with VERL_PLATFORM=cpu, or a GPU each."""
 
-    def __init__(self, world_size: int, folder: Path):
+    def __init__(self, world_size: int, folder: Path, device: str = "cpu", check_seconds: int = CHECK_SECONDS):
+        self.device = device
+        self.check_seconds = check_seconds
         self.world_size = world_size
         self.folder = folder
         self.processes = []
@@ -51,7 +60,8 @@ class RankGroup:
         self.connections = []
         for rank in range(self.world_size):
             here, there = context.Pipe()
-            process = context.Process(target=_serve, args=(rank, self.world_size, str(rendezvous), there), daemon=True)
+            arguments = (rank, self.world_size, str(rendezvous), there, self.device)
+            process = context.Process(target=_serve, args=arguments, daemon=True)
             process.start()
             there.close()
             self.connections.append(here)
@@ -71,7 +81,7 @@ class RankGroup:
             self._start()
         for connection in self.connections:
             connection.send((check, kwargs))
-        return self._collect(CHECK_SECONDS)
+        return self._collect(self.check_seconds)
 
     def _collect(self, seconds: float) -> list[Any]:
         results = []

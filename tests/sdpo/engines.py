@@ -28,6 +28,7 @@ from verl.sdpo.model import Rows
 from verl.sdpo.teacher import Teacher, TrustRegion, mix_in_log_space
 from verl.trainer.config import CheckpointConfig
 from verl.utils import tensordict_utils as tu
+from verl.utils.device import get_device_id
 from verl.workers.config import FSDPEngineConfig, FSDPOptimizerConfig, HFModelConfig
 from verl.workers.engine import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
@@ -135,8 +136,9 @@ def shift_weights(engine: SelfDistillationEngine, scale: float) -> None:
 
 
 def full_weights(engine: SelfDistillationEngine) -> dict[str, torch.Tensor]:
+    """Gathered, on the host."""
     state = get_model_state_dict(engine.module, options=StateDictOptions(full_state_dict=True))
-    return {name: value.clone() for name, value in state.items()}
+    return {name: value.to("cpu", copy=True) for name, value in state.items()}
 
 
 @torch.no_grad()
@@ -284,7 +286,7 @@ def infer(engine: SelfDistillationEngine, samples: list[Sample], *, by_verl: boo
     step = FSDPEngineWithLMHead.forward_step if by_verl else SelfDistillationEngine.forward_step
     with engine.eval_mode(), torch.no_grad(), mock.patch.object(SelfDistillationEngine, "forward_step", step):
         output = engine.forward_backward_batch(data, None, forward_only=True)["model_output"]
-    return {name: response_from_nested(value, data["response_mask"]).values() for name, value in output.items()}
+    return {name: response_from_nested(value.cpu(), data["response_mask"]).values() for name, value in output.items()}
 
 
 def row_logits(model: torch.nn.Module, prompt: torch.Tensor, response: torch.Tensor) -> torch.Tensor:
@@ -299,12 +301,13 @@ def pad(rows) -> torch.Tensor:
 
 def teacher_rows(pair: Pair, samples: list[Sample]) -> torch.Tensor:
     """(N, V): what the teacher's engines really say of every response token, on every rank the same rows."""
-    batch = to_batch(samples)
+    batch = to_batch(samples).to(get_device_id())
     rows = Rows(batch["teacher_input_ids"], batch["responses"].offsets().diff())
-    wanted = torch.arange(int(rows.response_lens.max())) < rows.response_lens.unsqueeze(-1)
+    width = int(rows.response_lens.max())
+    wanted = torch.arange(width, device=rows.response_lens.device) < rows.response_lens.unsqueeze(-1)
     head = EagerHead(batch["responses"].values(), Outcomes(all=True), temperature=TEMPERATURE)
     with torch.no_grad():
-        return pair.teacher.statistics(rows, wanted, head).all_log_probs
+        return pair.teacher.statistics(rows, wanted, head).all_log_probs.cpu()
 
 
 @torch.no_grad()

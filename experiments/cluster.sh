@@ -129,6 +129,8 @@ leave() {
 
 lead() { # N COMMAND...
     leads=yes
+    # Of an attempt that was killed.
+    rm -f "$RUN_DIR"/cluster-*
     (umask 077 && od -An -N32 -tx1 /dev/urandom | tr -d ' \n' >"$meeting.token")
     start_head --include-dashboard=false
     echo "$address" >"$meeting.new"

@@ -152,6 +152,18 @@ def test_two_steps_on_two_nodes(whole_run):
 
 
 @pytest.mark.nodes
+@pytest.mark.parametrize(("wanted", "status"), [(2, "OK"), (3, "FAIL")])
+def test_the_doctor_counts_the_nodes(cluster, whole_run, wanted, status):
+    trainer = {"nnodes": wanted, "n_gpus_per_node": 1}
+    ask = f"from verl.sdpo.doctor.cluster import check_nodes; print(*check_nodes({trainer}))"
+    environment = {**cluster.environment, "RAY_ADDRESS": cluster.address, "RAY_AUTH_MODE": "token"}
+    command = [sys.executable, "-c", ask]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S)
+    assert run.stdout.split()[0] == status, run.stdout + run.stderr
+    assert f"2 of 2 have 1 GPUs, {wanted} wanted" in run.stdout
+
+
+@pytest.mark.nodes
 def test_a_run_survives_the_death_of_a_node(cluster, whole_run, tiny_model, tiny_data, tmp_path):
     """Killed after the first step was saved; the node joins again, and step 2 is that of the undisturbed run."""
     options = overrides(tmp_path, tiny_model, tiny_data)

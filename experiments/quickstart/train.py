@@ -58,6 +58,7 @@ def command(args: argparse.Namespace, run: Path, ray_folder: str) -> list[str]:
         "trainer.experiment_name": run.name,
         "trainer.default_local_dir": str(run / "checkpoints"),
         "trainer.validation_data_dir": str(run / "heldout"),
+        "trainer.rollout_data_dir": str(run / "rollouts"),
         "hydra.run.dir": str(run / "hydra"),
         "+ray_kwargs.ray_init._temp_dir": ray_folder,
     }

@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from tests.e2e import tiny
+from verl.sdpo.insight import dump
 
 pytestmark = pytest.mark.e2e
 
@@ -73,15 +74,15 @@ def test_actor_and_vllm_agree_on_the_weights(two_steps):
 
 def test_teacher_prompt_shows_a_siblings_success_or_the_feedback(two_steps):
     folder, _ = two_steps
-    samples = [json.loads(line) for line in (folder / "rollouts" / "teacher" / "1.jsonl").read_text().splitlines()]
+    samples = dump.read(folder / "rollouts" / "insight" / "1.parquet")
     groups: dict[str, list[dict]] = {}
     for sample in samples:
         groups.setdefault(sample["uid"], []).append(sample)
     seen = set()
     for group in groups.values():
         for sample in group:
-            prompt = sample["input"][-1]["content"]
-            siblings = [other["output"] for other in group if other["score"] >= 1 and other is not sample]
+            prompt = sample["teacher_prompt"]
+            siblings = [other["response"] for other in group if other["score"] >= 1 and other is not sample]
             if siblings:
                 seen.add("demonstration")
                 assert any(output in prompt for output in siblings)
@@ -164,13 +165,13 @@ def test_code_environments_feedback_reaches_the_teacher(code_step):
     folder, (step,) = code_step
     assert step["self_distillation/feedback_used_fraction"] == 1.0
     assert step["self_distillation/grader_error_fraction"] == 0.0
-    samples = [json.loads(line) for line in (folder / "rollouts" / "teacher" / "1.jsonl").read_text().splitlines()]
+    samples = dump.read(folder / "rollouts" / "insight" / "1.parquet")
     for sample in samples:
         assert sample["score"] == 0.0
         assert sample["feedback"]
-        prompt = sample["input"][-1]["content"]
+        prompt = sample["teacher_prompt"]
         assert sample["feedback"] in prompt
-        assert f"Your earlier attempt:\n\n{sample['output']}" in prompt or not sample["output"].strip()
+        assert f"Your earlier attempt:\n\n{sample['response']}" in prompt or not sample["response"].strip()
 
 
 def test_modes_go_together(code_step):

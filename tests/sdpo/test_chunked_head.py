@@ -42,7 +42,7 @@ def run(cls, hidden, linear, outcomes, **options):
     return statistics, [hidden.grad, *(parameter.grad for parameter in linear.parameters())]
 
 
-@pytest.mark.parametrize("options", [{}, {"temperature": 0.6}, {"entropy_has_gradient": True}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"temperature": 0.6}, {"entropy_has_gradient": True}, {"best": 3}], ids=str)
 @pytest.mark.parametrize("bias", [False, True], ids=["", "bias"])
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("outcomes", OUTCOMES.values(), ids=OUTCOMES)

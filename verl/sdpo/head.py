@@ -53,6 +53,10 @@ class TokenStatistics(NamedTuple):
     """(N, K)."""
     topk_indices: torch.Tensor | None = None
     """(N, K)."""
+    best_log_probs: torch.Tensor | None = None
+    """(N, n), without gradient, of the model's own most likely tokens, for people to read."""
+    best_indices: torch.Tensor | None = None
+    """(N, n)."""
 
     def at(self, chosen: torch.Tensor) -> "TokenStatistics":
         """Those of the positions where `chosen`, (N,) bool, is true."""
@@ -74,6 +78,8 @@ class EagerHead:
     topk_indices: torch.Tensor | None = None
     """(N, K), where to read a teacher: the student's top-k. None: the top-k of these logits."""
     entropy_has_gradient: bool = False
+    best: int = 0
+    """So many of these logits' own most likely tokens are reported as well, which no objective reads."""
 
     def __call__(self, hidden_ND: torch.Tensor, output_embedding: torch.nn.Linear) -> TokenStatistics:
         return self.reduce(self.logits(hidden_ND, output_embedding))
@@ -93,15 +99,19 @@ class EagerHead:
             entropy_N = _entropy(logits_NV, log_normalizer_N1)
         else:
             entropy_N = _entropy(logits_NV.detach(), log_normalizer_N1.detach())
+        best_Nn = best_indices_Nn = None
+        if self.best:
+            best_Nn, best_indices_Nn = logits_NV.detach().topk(self.best, dim=-1)
+            best_Nn = best_Nn - log_normalizer_N1.detach()
+        all_NV = topk_NK = indices_NK = None
         if self.outcomes.all:
-            return TokenStatistics(sampled_N, entropy_N, all_log_probs=logits_NV - log_normalizer_N1)
-        if not self.outcomes.topk:
-            return TokenStatistics(sampled_N, entropy_N)
-        indices_NK = self.topk_indices
-        if indices_NK is None:
-            indices_NK = logits_NV.detach().topk(self.outcomes.count(logits_NV.shape[-1]), dim=-1).indices
-        topk_NK = logits_NV.gather(-1, indices_NK) - log_normalizer_N1
-        return TokenStatistics(sampled_N, entropy_N, topk_log_probs=topk_NK, topk_indices=indices_NK)
+            all_NV = logits_NV - log_normalizer_N1
+        elif self.outcomes.topk:
+            indices_NK = self.topk_indices
+            if indices_NK is None:
+                indices_NK = logits_NV.detach().topk(self.outcomes.count(logits_NV.shape[-1]), dim=-1).indices
+            topk_NK = logits_NV.gather(-1, indices_NK) - log_normalizer_N1
+        return TokenStatistics(sampled_N, entropy_N, all_NV, topk_NK, indices_NK, best_Nn, best_indices_Nn)
 
 
 def _entropy(logits_NV: torch.Tensor, log_normalizer_N1: torch.Tensor) -> torch.Tensor:
@@ -125,7 +135,7 @@ class ChunkedHead(EagerHead):
 
 
 class _ChunkedStatistics(torch.autograd.Function):
-    """(log_probs, entropy, None, topk_log_probs, topk_indices) of hidden states; see `TokenStatistics`."""
+    """`TokenStatistics` of hidden states, but for `all_log_probs`, which is None."""
 
     @staticmethod
     def forward(ctx, hidden_ND, weight_VD, bias_V, head: EagerHead):
@@ -145,22 +155,26 @@ class _ChunkedStatistics(torch.autograd.Function):
                 else:
                     indices_CK = head.topk_indices[chunk]
                 topk_CK = z_CV.gather(-1, indices_CK).sub_(log_sum_C1)
+            best_Cn = best_indices_Cn = None
+            if head.best:
+                best_Cn, best_indices_Cn = z_CV.topk(head.best, dim=-1)
+                best_Cn -= log_sum_C1
             # -sum of p log p, with p not yet divided by its sum.
             mean_C = p_CV.mul_(z_CV).sum(-1).mul_(log_sum_C1.squeeze(-1).neg().exp_())
             entropy_C = log_sum_C1.squeeze(-1) - mean_C
-            parts.append((sampled_C, entropy_C, topk_CK, indices_CK, largest_C1 + log_sum_C1))
-        columns = zip(*parts, strict=True)
-        log_probs, entropy, topk, indices, normalizer = (None if c[0] is None else torch.cat(c) for c in columns)
+            parts.append((largest_C1 + log_sum_C1, sampled_C, entropy_C, topk_CK, indices_CK, best_Cn, best_indices_Cn))
+        columns = (None if column[0] is None else torch.cat(column) for column in zip(*parts, strict=True))
+        normalizer, log_probs, entropy, topk, indices, best, best_indices = columns
         # The weight as it came, which FSDP frees and gathers again; not the copy in the compute dtype.
         ctx.save_for_backward(hidden_ND, weight_VD, bias_V, indices, entropy, normalizer)
         ctx.head, ctx.dtype = head, logits.dtype
         # Indices are whole numbers, which have no gradient anyhow.
-        if not head.entropy_has_gradient:
-            ctx.mark_non_differentiable(entropy)
-        return log_probs, entropy, None, topk, indices
+        without_gradient = [best, None if head.entropy_has_gradient else entropy]
+        ctx.mark_non_differentiable(*(values for values in without_gradient if values is not None))
+        return log_probs, entropy, None, topk, indices, best, best_indices
 
     @staticmethod
-    def backward(ctx, grad_sampled, grad_entropy, _, grad_topk, __):
+    def backward(ctx, grad_sampled, grad_entropy, _, grad_topk, *__):
         """dL/dz = scatter(g_topk) + onehot(g_sampled) - softmax(z) (sum of both) - g_entropy p (log p + H)."""
         hidden_ND, weight_VD, bias_V, indices, entropy, normalizer_N1 = ctx.saved_tensors
         head = ctx.head

@@ -46,6 +46,14 @@ class Regularizer:
         return loss, metrics
 
 
+# Tokens that an observer is shown of each model at every position, besides the sampled one.
+ALTERNATIVES = 3
+
+Observer = Callable[[torch.Tensor, TokenStatistics, TokenStatistics, torch.Tensor], None]
+"""(B, T) bool, which tokens are distilled; what student and teacher say of these N tokens, with the `ALTERNATIVES` that
+each holds most likely; (N,) the reverse KL over what the objective compares."""
+
+
 @dataclass(frozen=True)
 class MicroBatch:
     student_rows: Rows
@@ -76,6 +84,8 @@ class MicroBatch:
     """(B, T)."""
     ref_log_prob: torch.Tensor | None = None
     """(B, T), of the fixed reference of the KL penalty."""
+    observer: Observer | None = None
+    """Somebody who looks on."""
 
     @property
     def targets(self) -> torch.Tensor:
@@ -113,6 +123,7 @@ def micro_step(
         temperature=batch.temperature,
         topk_indices=None if batch.old_topk_indices is None else batch.old_topk_indices[wanted_BT],
         entropy_has_gradient=regularizer.entropy_coeff != 0,
+        best=ALTERNATIVES if batch.observer else 0,
     )
     ours = student.run(batch.student_rows, wanted_BT, head)
     # Attached to the graph: the backward pass of a micro-batch without targets has collectives too.
@@ -165,6 +176,8 @@ def _distill(
     weights_N = token_weights(tokens, batch.loss_agg_mode, denominators) * of_rows
     loss, reports = objective(student, teacher, tokens, weights_N)
     reports |= {"student_entropy": student.entropy.detach(), "teacher_entropy": teacher.entropy}
+    if batch.observer:
+        batch.observer(distilled_BT, student, teacher, reports["kl"])
     means_N = token_weights(tokens, "token-mean", batch.with_target)
     metrics = {f"self_distillation/{name}": (values * means_N).sum() for name, values in reports.items()}
     return loss, {"actor/pg_loss": loss.detach(), **metrics}

@@ -15,6 +15,7 @@ from verl.sdpo.adapters.actor_config import SelfDistillationActorConfig
 from verl.sdpo.adapters.head_place import head_replaced, refuse_changed_logits
 from verl.sdpo.adapters.layout import as_verl, by_prompt, predicting_positions, reordered, shared
 from verl.sdpo.adapters.losses import make_policy_loss, make_regularizer
+from verl.sdpo.adapters.recorder import TokenRecorder
 from verl.sdpo.adapters.sums import EMPTY, summed
 from verl.sdpo.config import SelfDistillationConfig
 from verl.sdpo.head import SAMPLED_TOKEN, ChunkedHead, Outcomes
@@ -41,6 +42,7 @@ class SelfDistillationEngine(FSDPEngineWithLMHead):
     teacher: Teacher
     shares_prefixes: bool = False
     """Whether rows of a micro-batch with the same prompt compute it once; see layout.py."""
+    recorder = TokenRecorder()
     old_outcomes: Outcomes = SAMPLED_TOKEN
     """What the pass for old log-probabilities keeps of every position, besides the sampled token."""
 
@@ -143,6 +145,7 @@ class SelfDistillationEngine(FSDPEngineWithLMHead):
             loss_agg_mode=actor.loss_agg_mode,
             with_target=Denominators(batch["num_target_tokens"], batch["num_target_sequences"], **shared),
             of_all=Denominators(batch["batch_num_tokens"], batch["global_batch_size"], **shared),
+            observer=self.recorder.observer(batch),
             **padded,
         )
 

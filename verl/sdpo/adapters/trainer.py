@@ -2,7 +2,6 @@
 
 import logging
 import os
-from collections.abc import Sequence
 
 import ray
 import torch
@@ -11,13 +10,12 @@ from omegaconf import DictConfig
 from tensordict import TensorDict
 from transfer_queue import KVBatchMeta
 
-from verl.sdpo.adapters.mixin import Trainer
+from verl.sdpo.adapters.dump import DumpMixin
 from verl.sdpo.adapters.samples import make_row_builder, read_samples
 from verl.sdpo.adapters.stop import StoppableTrainer
 from verl.sdpo.adapters.worker import SelfDistillationWorker
 from verl.sdpo.config import TRAINER_MODE, is_lora
-from verl.sdpo.reprompt import Rollout
-from verl.sdpo.teacher_rows import Sample, TeacherRows
+from verl.sdpo.teacher_rows import Sample
 from verl.trainer.ppo.utils import Role
 from verl.trainer.ppo.v1.trainer_base import register_trainer
 from verl.utils.config import omega_conf_to_dataclass
@@ -27,7 +25,7 @@ logger = logging.getLogger(__name__)
 logger.setLevel(os.getenv("VERL_LOGGING_LEVEL", "INFO"))
 
 
-class TeacherRowsMixin(Trainer):
+class TeacherRowsMixin(DumpMixin):
     """Over any of verl's V1 trainers."""
 
     def __init__(self, config: DictConfig):
@@ -53,6 +51,7 @@ class TeacherRowsMixin(Trainer):
         with marked_timer("teacher_batch", self.timing_raw, color="cyan"):
             batch = self._add_teacher_rows(batch, metrics)
         batch = super()._update_actor(batch, metrics)
+        self._end_dump()
         # verl prefixes all that its worker reports.
         metrics |= {k.removeprefix("actor/"): metrics.pop(k) for k in [*metrics] if k.startswith("actor/self_dist")}
         return batch
@@ -63,12 +62,11 @@ class TeacherRowsMixin(Trainer):
         metrics.update(rows.metrics)
         if rows.warning:
             logger.warning(rows.warning)
-        if self.config.trainer.rollout_data_dir:
-            self._dump_teacher_prompts([sample.rollout for sample in samples], rows)
         fields = {
             "teacher_input_ids": torch.nested.as_nested_tensor(rows.input_ids, layout=torch.jagged),
             "teacher_weight": rows.weights,
             "reward_weight": rows.reward_weights,
+            **self._begin_dump(batch, samples, rows),
         }
         fields = TensorDict(fields, len(samples))
         # Only the meta that comes back carries the new fields to the workers.
@@ -78,21 +76,6 @@ class TeacherRowsMixin(Trainer):
 
     def _samples(self, batch: KVBatchMeta) -> list[Sample]:
         return read_samples(batch, self.tokenizer, with_tools=bool(self.teacher_row_builder.tool_schemas))
-
-    def _dump_teacher_prompts(self, rollouts: Sequence[Rollout], rows: TeacherRows) -> None:
-        """Next to verl's rollout dump: what the teacher read before it scored each response."""
-        self._dump_generations(
-            inputs=[prompt.messages for prompt in rows.prompts],
-            outputs=[rollout.response for rollout in rollouts],
-            gts=[None] * len(rollouts),
-            scores=[rollout.score for rollout in rollouts],
-            reward_extra_infos_dict={
-                "uid": [rollout.uid for rollout in rollouts],
-                "feedback": [rollout.feedback for rollout in rollouts],
-                "has_target": [prompt.has_target for prompt in rows.prompts],
-            },
-            dump_path=os.path.join(self.config.trainer.rollout_data_dir, "teacher"),
-        )
 
 
 @register_trainer(TRAINER_MODE)

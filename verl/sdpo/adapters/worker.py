@@ -5,6 +5,7 @@ from tensordict import TensorDict
 
 from verl.sdpo.adapters.engine import MODEL_TYPE
 from verl.sdpo.adapters.layout import shares_prefixes
+from verl.sdpo.adapters.recorder import TokenRecorder
 from verl.sdpo.adapters.weights import make_teacher
 from verl.single_controller.base.decorator import Dispatch, make_nd_compute_dataproto_dispatch_fn, register
 from verl.utils import tensordict_utils as tu
@@ -31,11 +32,14 @@ class SelfDistillationWorker(ActorRolloutRefWorker):
         for engine in filter(None, (self.actor.engine, reference)):
             engine.shares_prefixes = shares_prefixes(actor_config.shared_prefix, engine.module)
         self.teacher = make_teacher(actor_config.self_distillation, reference, self.actor.engine)
-        self.actor.engine.set_up_distillation(actor_config, self.teacher)
+        self.engine = self.actor.engine
+        self.engine.set_up_distillation(actor_config, self.teacher)
 
     @register(dispatch_mode=make_nd_compute_dataproto_dispatch_fn(mesh_name="actor"))
     def update_actor(self, data: TensorDict) -> TensorDict:
+        recorder = self.engine.recorder = TokenRecorder()
         output = super().update_actor(data)
+        recorder.write(data)
         # With param_offload the student's weights may still be on their way to the host (verl/utils/fsdp_utils.py:197).
         get_torch_device().synchronize()
         distance = self.teacher.after_training_step()

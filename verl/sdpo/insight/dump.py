@@ -1,0 +1,131 @@
+"""The dump of a training step: some of its responses with what the teacher says of every token, one Parquet file.
+
+`FOLDER/insight/STEP.parquet`, where FOLDER is `trainer.rollout_data_dir`. A file appears whole or not at all, so that a
+run in progress can be read.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from verl.sdpo.micro_step import ALTERNATIVES
+from verl.sdpo.reprompt import Attempt, Message, TeacherPrompt, text_of
+from verl.sdpo.teacher_rows import Sample
+
+SUBFOLDER = "insight"
+PER_TOKEN = ("log_ratio", "kl", "student_entropy", "teacher_entropy")
+MODELS = ("student", "teacher")
+
+# Lists have one number per token of the response, null where nothing was compared: tokens of a tool, and all of a
+# response that has no target.
+_NUMBERS = pa.list_(pa.float32())
+SCHEMA = pa.schema(
+    [
+        ("step", pa.int32()),
+        ("uid", pa.string()),  # of the group: the attempts at one question in one step
+        ("attempt", pa.int32()),
+        ("question", pa.string()),
+        ("teacher_prompt", pa.string()),
+        ("has_target", pa.bool_()),
+        ("prompt_truncated", pa.bool_()),  # what the teacher reads was cut to max_reprompt_len
+        ("demonstration", pa.string()),
+        ("demonstration_attempt", pa.int32()),
+        ("response", pa.string()),
+        ("feedback", pa.string()),  # what the environment said, whether the teacher reads it or not
+        ("score", pa.float32()),
+        ("solved", pa.bool_()),
+        ("graded", pa.bool_()),
+        ("response_cut", pa.bool_()),  # as long as a response may be
+        ("tokens", pa.list_(pa.string())),
+        ("log_ratio", _NUMBERS),  # log q(y_t) - log pi(y_t) of teacher and student, nats
+        ("kl", _NUMBERS),  # KL(student || teacher) over what the objective compares, nats
+        ("student_entropy", _NUMBERS),
+        ("teacher_entropy", _NUMBERS),
+        # `ALTERNATIVES` for each token, the most likely first
+        *((f"{model}_best", pa.list_(pa.string())) for model in MODELS),
+        *((f"{model}_best_log_probs", _NUMBERS) for model in MODELS),
+    ]
+)
+
+
+def choose(samples: Sequence[Sample], limit: int) -> list[int]:
+    """Which samples are dumped: whole groups, at most `limit` samples, but of a group that is larger its first ones.
+
+    Groups come by their uid, which verl draws at random; the order of the batch goes by length.
+    """
+    groups: dict[str, list[int]] = {}
+    for i, sample in enumerate(samples):
+        if not sample.is_padding:
+            groups.setdefault(sample.rollout.uid, []).append(i)
+    chosen: list[int] = []
+    for uid in sorted(groups):
+        group = sorted(groups[uid], key=lambda i: samples[i].rollout.attempt)
+        if chosen and len(chosen) + len(group) > limit:
+            break
+        chosen += group[:limit]
+    return chosen
+
+
+def chat_text(messages: Sequence[Message]) -> str:
+    """A chat for reading: the bare text of a single message, else every message under its role."""
+    texts = [text_of(message["content"]) for message in messages]
+    if len(texts) == 1:
+        return texts[0]
+    return "\n\n".join(f"[{message['role']}]\n{text}" for message, text in zip(messages, texts, strict=True))
+
+
+def demonstration_attempt(prompt: TeacherPrompt, group: Sequence[Attempt]) -> int | None:
+    """The number of the attempt that the teacher is shown, which may have been cut to fit."""
+    shown = prompt.demonstration
+    if shown is None:
+        return None
+    return next((attempt.number for attempt in group if attempt.is_success and shown in attempt.text), None)
+
+
+def token_columns(said: Mapping[str, torch.Tensor] | None, length: int, vocabulary: Mapping[int, str]) -> dict:
+    """The columns of one response that have an entry per token.
+
+    Args:
+        said: what a worker's recorder kept of the response: `position` and others, (n,) or (n, ALTERNATIVES) each;
+            None where it has no target.
+        length: of the response, in tokens.
+        vocabulary: text of every token id that occurs.
+    """
+    if said is None:
+        return dict.fromkeys((*PER_TOKEN, *(f"{m}_{part}" for m in MODELS for part in ("best", "best_log_probs"))))
+    columns: dict[str, list] = {}
+    positions = said["position"]
+    for name in PER_TOKEN:
+        columns[name] = _spread(said[name].tolist(), positions.tolist(), length)
+    places = (positions.unsqueeze(-1) * ALTERNATIVES + torch.arange(ALTERNATIVES)).flatten().tolist()
+    for model in MODELS:
+        texts = [vocabulary[i] for i in said[f"{model}_best"].flatten().tolist()]
+        columns[f"{model}_best"] = _spread(texts, places, length * ALTERNATIVES)
+        log_probs = said[f"{model}_best_log_probs"].flatten().tolist()
+        columns[f"{model}_best_log_probs"] = _spread(log_probs, places, length * ALTERNATIVES)
+    return columns
+
+
+def _spread(values: Sequence[Any], places: Sequence[int], length: int) -> list:
+    """A list of that length with the values at their places, and nothing elsewhere."""
+    spread: list[Any] = [None] * length
+    for place, value in zip(places, values, strict=True):
+        spread[place] = value
+    return spread
+
+
+def write(file: Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """Write the records of one step."""
+    partial = file.with_name(f".{file.name}.partial")
+    pq.write_table(pa.Table.from_pylist(list(records), schema=SCHEMA), partial, compression="zstd")
+    os.replace(partial, file)
+
+
+def read(file: Path) -> list[dict[str, Any]]:
+    """The records of one step."""
+    return pq.read_table(file).to_pylist()

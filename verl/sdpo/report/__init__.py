@@ -1,0 +1,1 @@
+"""`python -m verl.sdpo.report`: see verl/sdpo/insight/."""

@@ -12,6 +12,8 @@ setup(
         "verl.sdpo.adapters",
         "verl.sdpo.cpu",
         "verl.sdpo.doctor",
+        "verl.sdpo.insight",
+        "verl.sdpo.report",
         "verl.sdpo.test_time",
         "verl.utils.reward_score.feedback",
         "verl.utils.reward_score.feedback.sandbox",
@@ -19,5 +21,8 @@ setup(
     ],
     # The yaml files live where verl keeps its own. `verl.trainer.config` is verl's package, so they are declared
     # relative to ours; a wheel then holds them at verl/trainer/config/.
-    package_data={"verl.sdpo": ["../trainer/config/*.yaml", "../trainer/config/machine/*.yaml"]},
+    package_data={
+        "verl.sdpo": ["../trainer/config/*.yaml", "../trainer/config/machine/*.yaml"],
+        "verl.sdpo.insight": ["page.*"],
+    },
 )

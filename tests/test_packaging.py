@@ -33,10 +33,14 @@ def wheel_files(tmp_path_factory) -> set[str]:
 
 
 def test_wheel_holds_all_our_modules_and_configurations(wheel_files):
-    expected = {
-        str(path.relative_to(REPOSITORY)) for folder in OURS for path in (REPOSITORY / folder).rglob("*.py")
-    } | {str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "verl/trainer/config").rglob("*.yaml")}
-    assert wheel_files == expected
+    patterns = [(folder, "*.py") for folder in OURS]
+    patterns += [
+        ("verl/trainer/config", "*.yaml"),
+        *(("verl/sdpo/insight", f"page.{end}") for end in ("html", "css", "js")),
+    ]
+    files = [path for folder, pattern in patterns for path in (REPOSITORY / folder).rglob(pattern)]
+    assert wheel_files == {str(path.relative_to(REPOSITORY)) for path in files}
+    assert "verl/sdpo/insight/page.js" in wheel_files
 
 
 def test_wheel_overwrites_nothing_of_stock_verl(wheel_files):

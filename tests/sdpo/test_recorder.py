@@ -21,7 +21,7 @@ def check_recorded(engines, path, folder):
     for settings in ({"distillation_topk": 5}, {"full_logit_distillation": False, "alpha": 1.0}):
         pair = engines.build_pair(path, strategy="fsdp2", settings=settings)
         share = engines.rank_share(samples)
-        first = [i for i, sample in enumerate(samples) if sample is share[0]][0]
+        first = next(i for i, sample in enumerate(samples) if sample is share[0])
         numbers = torch.tensor([i if i != 6 else -1 for i in range(first, first + len(share))])
         student, teacher = (engines.unsharded(path, engines.full_weights(e)) for e in (pair.student, pair.reference))
         for split in ({"micro_batch_size_per_gpu": 1}, {"micro_batch_size_per_gpu": 4}):

@@ -50,7 +50,7 @@ PANELS = (
 
 
 def figures(methods: Mapping[str, Sequence[Run]]) -> list[dict[str, Any]]:
-    """`{title, data, layout}` of every panel that has something to show."""
+    """`{title, data, unit}` of every panel that has something to show."""
     made = (figure(panel, methods) for panel in PANELS)
     return [each for each in made if each["data"]]
 
@@ -67,8 +67,7 @@ def figure(panel: Panel, methods: Mapping[str, Sequence[Run]]) -> dict[str, Any]
             colour = COLOURS[(i if len(methods) > 1 else j) % len(COLOURS)]
             line = {"color": colour, "dash": DASHES[j % len(DASHES)] if len(methods) > 1 else "solid", "width": 2}
             traces += band([series for series in seeds if series], " ".join(parts), line)
-    layout = {"xaxis": {"title": {"text": "step"}}, "yaxis": {"title": {"text": panel.unit}}}
-    return {"title": panel.title, "data": traces, "layout": layout}
+    return {"title": panel.title, "data": traces, "unit": panel.unit}
 
 
 def metric_names(panel: Panel, runs: Sequence[Run]) -> list[str]:

@@ -29,14 +29,18 @@ function element(tag, properties = {}, ...children) {
 async function drawFigures() {
   const [library, text] = await Promise.all([unpacked("plotly"), unpacked("figures")]);
   document.head.append(element("script", { textContent: library }));
-  for (const { title, data, layout } of JSON.parse(text)) {
-    const place = element("div", { className: "figure" });
-    place.dataset.title = title;
-    $("figures").append(place);
-    const common = { title: { text: title, font: { size: 14 } }, margin: { l: 52, r: 12, t: 34, b: 38 }, hovermode: "x" };
-    const legend = { orientation: "h", y: -0.22, font: { size: 11 } };
-    const shows = data.filter((trace) => trace.showlegend !== false).length > 1;
-    Plotly.newPlot(place, data, { ...common, ...layout, legend, showlegend: shows }, { responsive: true, displaylogo: false });
+  // All places first: plotly takes the width that a place has then.
+  const places = JSON.parse(text).map(({ title, data, unit }) => {
+    const plot = element("div", { className: "plot" });
+    $("figures").append(element("figure", {}, element("figcaption", { textContent: title }), plot));
+    return { plot, data, unit };
+  });
+  for (const { plot, data, unit } of places) {
+    const layout = {
+      margin: { l: 56, r: 10, t: 8, b: 24 }, hovermode: "x", showlegend: data.some((trace) => trace.name !== data[0].name),
+      legend: { orientation: "h", y: -0.1, yanchor: "top", font: { size: 11 } }, yaxis: { title: { text: unit } },
+    };
+    Plotly.newPlot(plot, data, layout, { responsive: true, displayModeBar: false });
   }
 }
 
@@ -209,7 +213,7 @@ function leave(tokens) {
   $("hover").hidden = true;
 }
 
-function step(select, by) {
+function advance(select, by) {
   const next = select.options[select.selectedIndex + by];
   if (!next) return;
   select.value = next.value;
@@ -220,7 +224,7 @@ document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("select, input")) return;
   if (event.key === "Escape") $("hover").hidden = true;
   const [name, by] = { n: ["step", 1], p: ["step", -1], j: ["group", 1], k: ["group", -1] }[event.key] ?? [];
-  if (name) step($(name), by);
+  if (name) advance($(name), by);
 });
 
 // A page that is watched comes again when the runs have gone on; the place in it is kept in its address.

@@ -105,7 +105,7 @@ kill -KILL -- "-$command" 2>/dev/null || true
 if [[ $status == 0 && ! -e $stop_dir/stopped ]]; then
     date >"$RUN_DIR/complete.new"
     mv "$RUN_DIR/complete.new" "$RUN_DIR/complete"
-    say "complete"
+    say "complete$([[ ! -e $RUN_DIR/report.html ]] || echo "; report: $RUN_DIR/report.html")"
 elif [[ -n $interrupted ]]; then
     say "interrupted; start it again to continue"
     exit 143

@@ -64,4 +64,6 @@ if [[ -z ${SDPO_SKIP_DOCTOR:-} ]]; then
     }
 fi
 # shellcheck disable=SC2016  # Hydra reads the variable itself: a path may hold what its grammar does not.
-exec "$PYTHON" -m verl.trainer.main_ppo --config-name "$config" "${overrides[@]}" 'hydra.run.dir=${oc.env:RUN_DIR}/hydra'
+"$PYTHON" -m verl.trainer.main_ppo --config-name "$config" "${overrides[@]}" 'hydra.run.dir=${oc.env:RUN_DIR}/hydra'
+# The run is complete, with or without a page about it.
+"$PYTHON" -m verl.sdpo.report "$RUN_DIR" --out "$RUN_DIR/report.html" || echo "There is no report page of this run." >&2

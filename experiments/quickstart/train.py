@@ -7,6 +7,7 @@ import argparse
 import json
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -171,7 +172,9 @@ def main() -> int:
     if not train(args, run):
         return 1
     report([run], run.folder / "accuracy.png")
-    return 0
+    page = run.folder / "report.html"
+    command_line = [sys.executable, "-m", "verl.sdpo.report", str(run.folder), "--out", str(page)]
+    return subprocess.run(command_line, env=environment(run.metrics_file), check=False).returncode
 
 
 if __name__ == "__main__":

@@ -72,11 +72,18 @@ class Machine:
         (self.bin / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
         (self.bin / name).chmod(0o755)
 
-    def training(self, body: str, *, doctor: str = "exit 0", more: Mapping[str, str] = MappingProxyType({})) -> None:
-        """What the fake Python does for verl's trainer, for the doctor before it and for `more` modules; all else the
-        real one does.
+    def training(
+        self,
+        body: str,
+        *,
+        doctor: str = "exit 0",
+        report: str = "exit 0",
+        more: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """What the fake Python does for verl's trainer, for the doctor before it, for the report after it and for
+        `more` modules; all else the real one does.
         """
-        bodies = {"verl.trainer.main_ppo": body, "verl.sdpo.doctor": doctor, **more}
+        bodies = {"verl.trainer.main_ppo": body, "verl.sdpo.doctor": doctor, "verl.sdpo.report": report, **more}
         cases = "\n".join(f"{module}) {code} ;;" for module, code in bodies.items())
         cases += f'\n*) exec {shlex.quote(sys.executable)} "$@" ;;'
         self.command("python", f'case "${{2-}}" in\n{cases}\nesac')

@@ -255,6 +255,27 @@ def test_doctor_comes_first_and_has_the_same_overrides(machine):
     assert machine.run(SWEEP, "--local", STATUS="1", SDPO_SKIP_DOCTOR="yes").returncode == 0
 
 
+def test_a_sweep_ends_with_the_reports_path(machine):
+    machine.training("exit 0", report='touch "$5"; printf "report %s\\n" "$@"')
+    machine.add_data(*DATASETS)
+    run = machine.run(SWEEP, "--local", SEEDS="0")
+    page = machine.runs / NAME / "report.html"
+    assert f"complete; report: {page}" in run.stderr
+    (log,) = (machine.runs / NAME).glob("output-*.log")
+    assert log.read_text().splitlines()[-5:] == [
+        f"report {word}" for word in ("-m", "verl.sdpo.report", page.parent, "--out", page)
+    ]
+
+
+def test_a_run_without_a_report_is_complete_all_the_same(machine):
+    machine.training("exit 0", report="exit 1")
+    machine.add_data(*DATASETS)
+    run = machine.run(SWEEP, "--local", SEEDS="0")
+    assert run.returncode == 0
+    assert run.stderr.count(": complete\n") == 1
+    assert (machine.runs / NAME / "complete").exists()
+
+
 @pytest.mark.parametrize(("environment", "has_wandb"), [({}, False), ({"WANDB_API_KEY": "x"}, True)])
 def test_wandb_is_used_only_with_a_login(machine, environment, has_wandb):
     lines = train(machine, **environment)

@@ -134,7 +134,7 @@ function memberCard(sample) {
     element("header", { textContent: facts.join(" · ") }), tokens);
   for (const [title, number] of [["The teacher read", sample.teacher_prompt], ["Feedback", sample.feedback]]) {
     if (number === null || (title !== "Feedback" && !sample.has_target)) continue;
-    card.append(element("details", { className: "context" },
+    card.append(element("details", {},
       element("summary", { textContent: title }), element("pre", { textContent: store.texts[number] })));
   }
   card.dataset.attempt = sample.attempt;

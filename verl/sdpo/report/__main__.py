@@ -38,8 +38,13 @@ def main() -> int:
 
         print(text_report(runs))
         return 0
-    from verl.sdpo.insight.page import build
-
+    try:
+        from verl.sdpo.insight.page import build
+    except ModuleNotFoundError as error:
+        if error.name != "plotly":
+            raise
+        print("The page is drawn by plotly, which is not here: pip install plotly, or use --text.", file=sys.stderr)
+        return 1
     partial = args.out.with_name(f".{args.out.name}.partial")
     partial.write_text(build(runs))
     os.replace(partial, args.out)

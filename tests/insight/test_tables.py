@@ -1,0 +1,144 @@
+"""What the tables and the sentences say of runs, with numbers derived by hand; and how a run is read."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from tests.insight.synthetic import make_run
+from verl.sdpo.insight import tables
+from verl.sdpo.insight.curves import PANELS, band, figures, rolling
+from verl.sdpo.insight.findings import findings, spans
+from verl.sdpo.insight.runs import Run, methods
+from verl.sdpo.insight.samples import pack
+from verl.sdpo.insight.text import bars, text_report
+
+# Two seeds, three validations, two questions.
+VALUES = np.array([[[0, 0], [1, 1], [0, 1]], [[0, 0], [0, 1], [1, 1]]], dtype=float)
+HOURS = np.array([[0.0, 0.9, 2.0], [0.0, 1.5, 6.0]])
+
+
+def test_statistics_by_hand():
+    """Seed 0 goes 0, 1, 0.5, with its best in the first hour; seed 1 goes 0, 0.5, 1, and has 0 and 0.5 by the clocks."""
+    measured, _ = tables.bootstrap(tables.Accuracies(VALUES, HOURS))
+    assert measured == {
+        "before": 0.0,
+        "best in 1 h": (1 + 0) / 2,
+        "best in 5 h": (1 + 0.5) / 2,
+        "best": 1.0,
+        "last": (0.5 + 1) / 2,
+        "mean": 0.5,
+    }
+
+
+def test_intervals_cover_what_resampling_can_give():
+    """One seed of n questions, of which a share p is right: the draws' deviation is sqrt(p (1 - p) / n)."""
+    values = np.array([[[1.0] * 30 + [0.0] * 70]])
+    _, draws = tables.bootstrap(tables.Accuracies(values, np.zeros((1, 1))))
+    assert draws["last"].std() == pytest.approx((0.3 * 0.7 / 100) ** 0.5, rel=0.1)
+    assert draws["last"].mean() == pytest.approx(0.3, abs=0.01)
+
+
+def test_differences_are_paired():
+    """A method that is better by 0.1 on every question and seed is so in every draw."""
+    generator = np.random.default_rng(1)
+    values = generator.random((3, 1, 50))
+    hours = np.zeros((3, 1))
+    table = tables.accuracy_table(
+        "x", {"A": tables.Accuracies(values, hours), "B": tables.Accuracies(values + 0.1, hours)}
+    )
+    assert table.rows[2][0] == "B minus A"
+    assert table.rows[2][table.header.index("last")] == "+0.100 [+0.100, +0.100]"
+
+
+def test_training_facts_by_hand():
+    group = [
+        {"uid": "a", "solved": True, "response": "x", "demonstration": None},
+        {"uid": "a", "solved": False, "response": "x ", "demonstration": "x"},
+        {"uid": "b", "solved": False, "response": "y", "demonstration": "z"},
+        {"uid": "b", "solved": False, "response": "y", "demonstration": None},
+    ]
+    assert tables.training_facts(group) == {
+        "training pass@2": 0.5,
+        "training: distinct of 2 responses": 1.5,
+        "training: share equal to the demonstration": 0.5,
+    }
+
+
+def test_methods_are_runs_that_differ_by_their_seed(tmp_path):
+    settings = [("a", "sdpo", 0, {}), ("b", "sdpo", 1, {}), ("c", "sdpo", 0, {"alpha": 1.0}), ("d", "grpo", 0, {})]
+    runs = [Run(make_run(tmp_path / n, algorithm=a, seed=s, steps=1, settings=x)) for n, a, s, x in settings]
+    assert methods([*runs[:2], runs[3]]) == {"SDPO": runs[:2], "GRPO": [runs[3]]}
+    assert methods(runs[:3]) == {"SDPO, alpha=None": runs[:2], "SDPO, alpha=1.0": [runs[2]]}
+
+
+def test_a_run_in_progress_and_one_with_restarts(tmp_path):
+    run = make_run(tmp_path / "run", steps=2)
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 3, "da')
+    assert max(Run(run).metrics) == 2
+    assert Run(run).hours == {0: 0.0, 1: 0.5, 2: 1.0}
+    (run / "metrics.jsonl").rename(run / "metrics-1.jsonl")
+    (run / "metrics-2.jsonl").write_text(json.dumps({"step": 2, "data": {"critic/score/mean": 0.125}}) + "\n")
+    assert Run(run).series("critic/score/mean")[2] == 0.125
+
+
+def test_curves():
+    assert rolling({1: 1.0, 2: 3.0, 4: 5.0}, 2) == {1: 1.0, 2: 2.0, 4: 4.0}
+    low, high, mean = band([{1: 0.0, 2: 1.0}, {1: 1.0}], "SDPO", {"color": "#000000"})
+    assert (low["y"], high["y"], mean["y"]) == ([0.0, 1.0], [1.0, 1.0], [0.5, 1.0])
+    assert len(band([{1: 0.0}], "one seed", {"color": "#000000"})) == 1
+
+
+def test_sentences(tmp_path):
+    folder = make_run(tmp_path / "run", steps=1)
+    data = {
+        "timing_s/step": 1.0,
+        "actor/grad_norm": None,
+        "self_distillation/reprompt_sample_fraction": 0.0,
+        "self_distillation/grader_error_fraction": 0.25,
+        "val-core/task/acc/mean@2": 0.01,
+    }
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 2, "data": data}) + "\n")
+    (folder / "run.json").write_text(json.dumps({"algorithm": "sdpo", "seed": 0, "steps": 9}))
+    (folder / "checkpoints").mkdir()
+    event = {"step": 2, "signal": "x", "sentence": "step 2: it shrinks.", "action": "warn"}
+    (folder / "checkpoints" / "guard.jsonl").write_text(json.dumps(event) + "\n")
+    text = "\n".join(findings(Run(folder)))
+    for words in (
+        "Guard (warn): step 2: it shrinks.",
+        "step 2 of 9",
+        "actor/grad_norm was not a number in step 2.",
+        "No sample had a demonstration or usable feedback in step 2",
+        "In step 2 up to 25.0% (step 2) of the samples could not be graded",
+        "Validation on task fell from",
+    ):
+        assert words in text
+    assert spans([1, 2, 3, 7]) == "steps 1-3, 7"
+    assert findings(Run(make_run(tmp_path / "healthy", steps=2, gain=0.4))) == []
+
+
+def test_the_text_has_tables_curves_and_sentences(tmp_path):
+    runs = methods([Run(make_run(tmp_path / "run", steps=3, gain=0.3))])
+    text = text_report(runs)
+    assert "Validation accuracy: task" in text
+    assert re.search(r"response_length/mean +▁▅█ +31 +33 +tokens\n", text)
+    assert "Nothing wrong was noticed." in text
+    assert bars([0.0, 7.0]) == "▁█"
+    assert bars([1.0]) == "▁"
+
+
+def test_steps_are_left_out_where_the_page_would_be_too_large(tmp_path):
+    runs = methods([Run(make_run(tmp_path / "run", steps=9, groups=1, members=4, tokens=10))])
+    (packed,) = pack(runs, max_tokens=4 * 40)["runs"]
+    assert list(packed["steps"]) == [1, 3, 5, 9]
+    assert packed["left_out"] == 5
+    assert pack(runs)["runs"][0]["left_out"] == 0
+
+
+def test_every_panel_that_has_data_is_drawn(tmp_path):
+    made = figures(methods([Run(make_run(tmp_path / "run", steps=2))]))
+    assert {figure["title"] for figure in made} < {panel.title for panel in PANELS}
+    assert all(trace["y"] for figure in made for trace in figure["data"])

@@ -1,7 +1,10 @@
 """The file of a step, and what goes into it. Workers' part: tests/sdpo/test_recorder.py."""
 
+import pytest
 import torch
+from omegaconf import OmegaConf
 
+from verl.sdpo.adapters.validation import _validate_dump
 from verl.sdpo.insight import dump
 from verl.sdpo.reprompt import Attempt, Rollout, Section, TeacherPrompt
 from verl.sdpo.teacher_rows import Sample
@@ -54,3 +57,10 @@ def test_tokens_that_were_not_compared_have_nothing(tmp_path):
     assert first["student_best"] == columns["student_best"]
     assert second["log_ratio"] is None
     assert [path.name for path in tmp_path.iterdir()] == ["7.parquet"]
+
+
+@pytest.mark.parametrize("value", [-1, "many", 1.5, True])
+def test_a_limit_that_is_none_is_refused_before_ray(value):
+    with pytest.raises(ValueError, match=r"insight\.max_samples=.*: expected a whole number of responses"):
+        _validate_dump(OmegaConf.create({"insight": {"max_samples": value}}))
+    _validate_dump(OmegaConf.create({"insight": {"max_samples": 0}}))

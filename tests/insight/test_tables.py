@@ -20,7 +20,7 @@ HOURS = np.array([[0.0, 0.9, 2.0], [0.0, 1.5, 6.0]])
 
 
 def test_statistics_by_hand():
-    """Seed 0 goes 0, 1, 0.5, with its best in the first hour; seed 1 goes 0, 0.5, 1, and has 0 and 0.5 by the clocks."""
+    """Seed 0 goes 0, 1, 0.5, with its best in the first hour; seed 1 goes 0, 0.5, 1: 0 and 0.5 by the clocks."""
     measured, _ = tables.bootstrap(tables.Accuracies(VALUES, HOURS))
     assert measured == {
         "before": 0.0,

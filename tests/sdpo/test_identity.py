@@ -41,7 +41,12 @@ def folder(make, tmp_path):
         [],
         # Names, reports, ends
         ["trainer.logger=[console]", "trainer.project_name=other", "trainer.save_freq=1", "trainer.max_train_hours=2"],
-        ["trainer.total_training_steps=7", "trainer.total_epochs=2", "trainer.rollout_data_dir=/x"],
+        [
+            "trainer.total_training_steps=7",
+            "trainer.total_epochs=2",
+            "trainer.rollout_data_dir=/x",
+            "insight.max_samples=0",
+        ],
         # Validation
         ["trainer.test_freq=-1", "trainer.val_before_train=False", "actor_rollout_ref.rollout.val_kwargs.n=16"],
         ["data.val_files=[/elsewhere/other.parquet]", "data.val_batch_size=3"],

@@ -20,7 +20,7 @@ TRACKER = "latest_checkpointed_iteration.txt"
 # Keys that may change from one start of a run to the next: they say where it runs, what it reports and when it ends,
 # and change no step that it takes. Patterns, in which * also matches dots.
 MAY_DIFFER = """
-    trainer.*  global_profiler.*  *.profiler.*  *.rollout.trace.*  test_time.log  *.max_grader_error_rate
+    trainer.*  insight.*  global_profiler.*  *.profiler.*  *.rollout.trace.*  test_time.log  *.max_grader_error_rate
     *.self_distillation.head
     vars.dir  vars.log_dir  vars.ckpt_dir
     data.val_*  data.validation_shuffle  *.val_kwargs.*  *.hidden_file

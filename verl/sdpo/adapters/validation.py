@@ -47,6 +47,7 @@ def validate(config: DictConfig) -> None:
         validate_strategy(config)
     validate_chat_template(config)
     validate_rewards(config)
+    _validate_dump(config)
     if config["trainer"]["v1"]["trainer_mode"] == TEST_TIME_MODE and "test_time" not in config:
         raise ValueError(
             f"trainer.v1.trainer_mode={TEST_TIME_MODE} without a block test_time: use --config-name sdpo_ttt."
@@ -351,3 +352,9 @@ def _validate_refill(config: Mapping) -> None:
     ):
         if not is_right:
             raise ValueError(f"data.refill_until_target={rounds} with {key}={value}: {reason}. {fix}.")
+
+
+def _validate_dump(config: DictConfig) -> None:
+    limit = (config.get("insight") or {}).get("max_samples", 0)
+    if type(limit) is not int or limit < 0:
+        raise ValueError(f"insight.max_samples={limit!r}: expected a whole number of responses a step; 0 dumps none.")

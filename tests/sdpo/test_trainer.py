@@ -8,9 +8,11 @@ import torch
 from transfer_queue import KVBatchMeta
 
 from tests.sdpo.test_teacher_rows import TEMPLATES, decode, encode
+from verl.sdpo.adapters.recorder import FOLDER, ROW
 from verl.sdpo.adapters.samples import read_samples
 from verl.sdpo.adapters.worker import SelfDistillationWorker
 from verl.sdpo.config import SelfDistillationConfig
+from verl.sdpo.insight import dump
 from verl.sdpo.reprompt import Rollout
 from verl.sdpo.teacher_rows import TeacherRowBuilder
 from verl.trainer.ppo.utils import Role
@@ -176,3 +178,32 @@ def test_the_teacher_is_saved_before_verl_deletes_older_checkpoints(monkeypatch)
     worker.teacher = SimpleNamespace(save=lambda folder, step: saved.append(("teacher", folder, step)))
     worker.save_checkpoint("folder", None, 7, 1)
     assert saved == [("teacher", "folder", 7), "actor"]
+
+
+def test_chosen_responses_are_dumped_with_what_the_workers_recorded(trainer, queue, tmp_path, monkeypatch):
+    """Two attempts; the worker, here the test, recorded the one that has a target."""
+    trainer.config = SimpleNamespace(
+        trainer=SimpleNamespace(rollout_data_dir=str(tmp_path)),
+        insight=SimpleNamespace(max_samples=2),
+        data=SimpleNamespace(max_response_length=4),
+    )
+    trainer.timing_raw = {}
+    queue.samples = {"2+2?_1_0": entry("2+2?", "no"), "2+2?_0_0": entry("2+2?", "four", score=1.0)}
+    batch = trainer._add_teacher_rows(queue.batch(), {})
+    # Rows of the dump go by attempt, those of the batch as they come.
+    assert queue.written[ROW].tolist() == [1, 0]
+    said = {name: torch.tensor([0.5, -1.0]) for name in dump.PER_TOKEN} | {"position": torch.tensor([0, 1])}
+    for model in dump.MODELS:
+        said[f"{model}_best"] = torch.tensor([encode("abc"), encode("def")])
+        said[f"{model}_best_log_probs"] = torch.tensor([[-0.5, -1.0, -2.0]] * 2)
+    torch.save({1: said}, f"{batch.extra_info[FOLDER]}/0.pt")
+    monkeypatch.setattr(Characters, "batch_decode", lambda self, rows: [decode(row) for row in rows])
+    trainer._end_dump()
+    first, second = dump.read(tmp_path / "insight" / "3.parquet")
+    assert (first["tokens"], first["log_ratio"], first["has_target"]) == (list("four"), None, False)
+    assert (first["response_cut"], second["response_cut"]) == (True, False)
+    assert (second["tokens"], second["log_ratio"]) == (["n", "o"], [0.5, -1.0])
+    assert second["teacher_best"] == list("abcdef")
+    assert (second["demonstration"], second["demonstration_attempt"]) == ("four", 0)
+    assert second["teacher_prompt"] == "2+2?|right: four"
+    assert [path.name for path in (tmp_path / "insight").iterdir()] == ["3.parquet"]

@@ -95,6 +95,7 @@ def trainer(queue):
         decode=decode,
     )
     trainer.config = SimpleNamespace(trainer=SimpleNamespace(rollout_data_dir=None))
+    trainer.actor_rollout_wg = SimpleNamespace(_dispatch_info={"actor": [0, 0]})
     return trainer
 
 
@@ -136,6 +137,8 @@ def test_teacher_rows_are_written_into_the_batch_that_goes_on(trainer, queue):
     assert queue.written["teacher_weight"].tolist() == [1.0, 0.0]
     assert queue.written["reward_weight"].tolist() == [1.0, 1.0]
     assert batch is queue.meta
+    # In an order of their own, not in that of their completion.
+    assert batch.keys == ["2+2?_0_0", "2+2?_1_0"]
     assert batch.extra_info == {"of": "the write", "temperature": 0.6}
     assert metrics["self_distillation/reprompt_sample_fraction"] == 0.5
 

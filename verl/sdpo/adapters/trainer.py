@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from tensordict import TensorDict
 from transfer_queue import KVBatchMeta
 
+from verl.sdpo.adapters.balance import update_order
 from verl.sdpo.adapters.dump import DumpMixin
 from verl.sdpo.adapters.samples import make_row_builder, read_samples
 from verl.sdpo.adapters.stop import StoppableTrainer
@@ -72,6 +73,8 @@ class TeacherRowsMixin(DumpMixin):
         # Only the meta that comes back carries the new fields to the workers.
         written = tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=fields)
         written.extra_info.update(batch.extra_info)
+        num_ranks = max(self.actor_rollout_wg._dispatch_info["actor"]) + 1
+        written.reorder(update_order(samples, rows, num_ranks=num_ranks, seed=self.global_steps))
         return written
 
     def _samples(self, batch: KVBatchMeta) -> list[Sample]:

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 import verl
 from tests.sdpo.test_config import BLOCK, DEFAULTS
 from verl.sdpo.adapters.data import local_files, validate_files
-from verl.sdpo.adapters.validation import validate_training_config
+from verl.sdpo.adapters.validation import validate_guard, validate_training_config
 from verl.sdpo.config import is_sdpo
 
 FSDP = {
@@ -419,3 +419,20 @@ def leaves(tree, prefix=""):
             yield from leaves(value, f"{prefix}{key}.")
         else:
             yield prefix + key
+
+
+@pytest.mark.parametrize(
+    ("insight", "trainer", "error"),
+    [
+        ({"guard": "on"}, {}, r"insight\.guard='on': expected one of off, warn, stop, rollback"),
+        ({"guard": "stop"}, {"v1": {"trainer_mode": "sync"}}, "trainer_mode=sync: that trainer has no guard"),
+        ({"guard": "stop"}, {"use_v1": False}, "trainer.use_v1=False, .*: that trainer has no guard"),
+        ({"guard": "rollback"}, {"save_freq": -1}, "save_freq=-1: there would be no checkpoint"),
+    ],
+)
+def test_a_guard_that_cannot_guard_is_refused(insight, trainer, error):
+    ready = {"use_v1": True, "save_freq": 25, "v1": {"trainer_mode": "sync_stoppable"}}
+    with pytest.raises(ValueError, match=error):
+        validate_guard({"insight": insight, "trainer": {**ready, **trainer}})
+    validate_guard({"insight": {"guard": "rollback"}, "trainer": ready})
+    validate_guard({"trainer": {**ready, "v1": {"trainer_mode": "sync"}}})

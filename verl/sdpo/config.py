@@ -21,6 +21,7 @@ from verl.sdpo.teacher import TEACHERS
 LOSS_MODE = "sdpo"
 TRAINER_MODE = "sdpo"
 TEST_TIME_MODE = "sdpo_ttt"
+STOPPABLE_MODE = "sync_stoppable"
 
 
 @dataclass(frozen=True)

@@ -77,6 +77,12 @@ class Teacher:
         """Follow the student, at the end of a training step; returns the distance to it."""
         return self.weights.distance()
 
+    def restart(self) -> None:
+        """Become a copy of the student, where the weights move at all."""
+        if self.moves:
+            self.weights.follow(1.0)
+            self.state = {}
+
     def save(self, folder: str, global_step: int) -> None:
         """Write what a resumed run cannot rebuild into the actor's checkpoint folder."""
         if self.saves:

@@ -6,17 +6,14 @@ from pathlib import Path
 from omegaconf import DictConfig, open_dict
 
 from verl.sdpo.adapters import identity
-from verl.trainer.ppo.v1.trainer_base import register_trainer
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
-STOPPABLE_MODE = "sync_stoppable"
 # In the folder of a checkpoint: seconds of all steps up to it.
 SECONDS = "train_seconds.txt"
 # Between two looks at whether all responses have come; verl's 2 s are a tenth of a step of a small model.
 POLL_SECONDS = 0.2
 
 
-@register_trainer(STOPPABLE_MODE)
 class StoppableTrainer(PPOTrainerSync):
     """verl's synchronous trainer, which ends after the current step once `stop` exists in `trainer.default_local_dir`,
     or once its steps have taken `trainer.max_train_hours`.

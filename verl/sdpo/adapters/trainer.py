@@ -12,8 +12,8 @@ from transfer_queue import KVBatchMeta
 
 from verl.sdpo.adapters.balance import update_order
 from verl.sdpo.adapters.dump import DumpMixin
+from verl.sdpo.adapters.guard import GuardedTrainer
 from verl.sdpo.adapters.samples import make_row_builder, read_samples
-from verl.sdpo.adapters.stop import StoppableTrainer
 from verl.sdpo.adapters.worker import SelfDistillationWorker
 from verl.sdpo.config import TRAINER_MODE, is_lora
 from verl.sdpo.teacher_rows import Sample
@@ -82,5 +82,5 @@ class TeacherRowsMixin(DumpMixin):
 
 
 @register_trainer(TRAINER_MODE)
-class SelfDistillationTrainer(TeacherRowsMixin, StoppableTrainer):
+class SelfDistillationTrainer(TeacherRowsMixin, GuardedTrainer):
     """verl's synchronous trainer with SDPO's step."""

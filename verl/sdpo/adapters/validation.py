@@ -17,6 +17,7 @@ from verl.sdpo.adapters.identity import refuse_other
 from verl.sdpo.checks import BLOCK
 from verl.sdpo.config import (
     LOSS_MODE,
+    STOPPABLE_MODE,
     TEST_TIME_MODE,
     TRAINER_MODE,
     SelfDistillationConfig,
@@ -24,6 +25,7 @@ from verl.sdpo.config import (
     is_sdpo,
     parse_block,
 )
+from verl.sdpo.insight.guard import GuardConfig
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +41,7 @@ def validate(config: DictConfig) -> None:
     """
     _validate_platform(config)
     validate_training_config(config)
+    validate_guard(config)
     validate_files(config)
     refuse_other(config)
     if on_cpu():
@@ -56,6 +59,26 @@ def validate(config: DictConfig) -> None:
         from verl.sdpo.test_time.training import validate_test_time
 
         validate_test_time(config)
+
+
+def validate_guard(config: Mapping) -> None:
+    """
+    Raises:
+        ValueError: the guard's values are wrong, or it could not do what it is asked for.
+    """
+    guard = GuardConfig.of(config.get("insight") or {}).guard
+    trainer = config["trainer"]
+    mode = trainer["v1"]["trainer_mode"]
+    if guard in ("stop", "rollback") and not (trainer["use_v1"] and mode in (*TRAINER_MODES, STOPPABLE_MODE)):
+        raise ValueError(
+            f"insight.guard={guard} with trainer.use_v1={trainer['use_v1']}, trainer.v1.trainer_mode={mode}: that "
+            f"trainer has no guard. Set use_v1=True and trainer_mode={STOPPABLE_MODE}, or insight.guard=off."
+        )
+    if guard == "rollback" and trainer["save_freq"] <= 0:
+        raise ValueError(
+            f"insight.guard=rollback with trainer.save_freq={trainer['save_freq']}: there would be no checkpoint to go "
+            "back to. Set save_freq, and max_actor_ckpt_to_keep to 2 or more."
+        )
 
 
 def _validate_platform(config: DictConfig) -> None:

@@ -48,6 +48,10 @@ class SelfDistillationWorker(ActorRolloutRefWorker):
         return output
 
     @register(dispatch_mode=ONE_TO_ALL)
+    def refresh_teacher(self):
+        self.teacher.restart()
+
+    @register(dispatch_mode=ONE_TO_ALL)
     def save_checkpoint(self, local_path, hdfs_path=None, global_step=0, max_ckpt_to_keep=None):
         # The teacher first: verl's own save ends by deleting older checkpoints, and must find this one complete.
         self.teacher.save(local_path, global_step)

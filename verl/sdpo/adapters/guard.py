@@ -1,0 +1,138 @@
+"""A trainer that watches itself: it hands the guard every step's metrics, and does what the configuration says then."""
+
+import json
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import transfer_queue as tq
+from omegaconf import DictConfig
+from transfer_queue import KVBatchMeta
+
+from verl.sdpo.adapters.mixin import Trainer
+from verl.sdpo.adapters.samples import plain
+from verl.sdpo.adapters.stop import StoppableTrainer
+from verl.sdpo.config import STOPPABLE_MODE, is_sdpo
+from verl.sdpo.insight.guard import Event, Guard, GuardConfig
+from verl.trainer.ppo.v1.trainer_base import register_trainer
+
+logger = logging.getLogger(__name__)
+logger.setLevel(os.getenv("VERL_LOGGING_LEVEL", "INFO"))
+
+# In `trainer.default_local_dir`: an event per line, and what was done about it.
+EVENTS = "guard.jsonl"
+# In the folder of a checkpoint: what the guard knew then.
+STATE = "guard.json"
+FORMAT = "incorrect_format"
+
+
+def format_errors(batch: KVBatchMeta) -> dict[str, float]:
+    """The share of a batch's answers in a wrong format; nothing where the reward function does not say."""
+    data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=["extra_fields"])
+    rewards = [extra.get("reward_extra_info", {}) for extra in plain(data["extra_fields"])]
+    flags = [
+        float(reward[FORMAT])
+        for reward, tag in zip(rewards, batch.tags, strict=True)
+        if FORMAT in reward and not tag.get("is_padding", False)
+    ]
+    return {f"training/{FORMAT}": sum(flags) / len(flags)} if flags else {}
+
+
+class GuardMixin(Trainer):
+    """Over a synchronous trainer of verl's; see `verl/sdpo/insight/guard.py`."""
+
+    def __init__(self, config: DictConfig):
+        self.guard = Guard(GuardConfig.of(config.get("insight") or {}))
+        # Of the last one, and of the last one that the guard had no doubts about.
+        self.saved_step = self.good_step = 0
+        self.rolled_back = False
+        super().__init__(config)
+
+    def _compute_metrics(self, batch: KVBatchMeta, metrics: dict, timing_raw: dict, global_steps: int, epoch: int):
+        """verl's last word on a step: it has been trained, saved and validated by then."""
+        super()._compute_metrics(batch, metrics, timing_raw, global_steps, epoch)
+        if self.guard.config.guard == "off":
+            return
+        metrics |= format_errors(batch)
+        events = self.guard.observe(global_steps, metrics)
+        metrics["guard/events"] = len(events)
+        if self.saved_step == global_steps and not self.guard.doubts:
+            self.good_step = global_steps
+        if events:
+            self._act(events)
+
+    def _act(self, events: Sequence[Event]) -> None:
+        action = self.guard.config.guard
+        if action == "rollback" and (self.rolled_back or not self._folder(self.good_step).is_dir()):
+            action = "stop"
+        for event in events:
+            logger.warning("GUARD (%s) %s", action, event.sentence)
+        with (Path(self.config.trainer.default_local_dir) / EVENTS).open("a") as file:
+            file.writelines(json.dumps({**asdict(event), "action": action}) + "\n" for event in events)
+        if action == "stop":
+            self._save_and_end()
+        elif action == "rollback":
+            self._roll_back()
+
+    def _save_and_end(self) -> None:
+        # `fit` goes on while global_steps <= total_training_steps, and saves whatever the guard doubts at the end.
+        self.total_training_steps = self.global_steps
+        if self.saved_step != self.global_steps:
+            # As verl saves within a step: on a GPU vLLM must not hold the memory.
+            self.checkpoint_manager.sleep_replicas()
+            self._save_checkpoint()
+
+    def _roll_back(self) -> None:
+        """Weights, optimizer and schedule of the last good checkpoint, with the teacher a copy of that student.
+
+        The count of steps and the data go on, so that no number of the log is written twice.
+        """
+        folder = self._folder(self.good_step)
+        logger.warning("GUARD goes back to %s, and on from there.", folder)
+        self.checkpoint_manager.sleep_replicas()
+        self.actor_rollout_wg.load_checkpoint(local_path=str(folder / "actor"), del_local_after_load=False)
+        if self.use_critic:
+            self.critic_wg.load_checkpoint(local_path=str(folder / "critic"), del_local_after_load=False)
+        if is_sdpo(self.config):
+            self.actor_rollout_wg.refresh_teacher()
+        self.checkpoint_manager.update_weights(self.global_steps)
+        self._read_state(folder)
+        self.rolled_back = True
+
+    def _save_checkpoint(self) -> None:
+        is_last = self.global_steps >= self.total_training_steps
+        if self.guard.config.guard == "rollback" and self.guard.doubts and not is_last:
+            logger.warning("GUARD: step %d looks wrong and is not saved over a good one.", self.global_steps)
+            return
+        self._folder(self.global_steps).mkdir(parents=True, exist_ok=True)
+        (self._folder(self.global_steps) / STATE).write_text(json.dumps(self.guard.state))
+        super()._save_checkpoint()
+        self.saved_step = self.global_steps
+
+    def _load_checkpoint(self) -> None:
+        super()._load_checkpoint()
+        if not self.global_steps:
+            return
+        trainer = self.config.trainer
+        is_path = trainer.resume_mode == "resume_path"
+        self._read_state(Path(trainer.resume_from_path) if is_path else self._folder(self.global_steps))
+        self.good_step = self.global_steps
+        events = Path(trainer.default_local_dir) / EVENTS
+        self.rolled_back = events.is_file() and any(
+            json.loads(line)["action"] == "rollback" for line in events.read_text().splitlines()
+        )
+
+    def _read_state(self, checkpoint: Path) -> None:
+        # Checkpoints of other trainers have none.
+        if (checkpoint / STATE).is_file():
+            self.guard = Guard.resumed(self.guard.config, json.loads((checkpoint / STATE).read_text()))
+
+    def _folder(self, step: int) -> Path:
+        return Path(self.config.trainer.default_local_dir) / f"global_step_{step}"
+
+
+@register_trainer(STOPPABLE_MODE)
+class GuardedTrainer(GuardMixin, StoppableTrainer):
+    """What trains without SDPO, GRPO for one."""

@@ -46,6 +46,7 @@ def two_steps(train, tmp_path_factory):
         "trainer.save_freq=1",
         "actor_rollout_ref.actor.optim.lr=1e-3",
         f"trainer.rollout_data_dir={folder / 'rollouts'}",
+        "insight.teacher_eval_freq=2",
     )
     return folder, metrics_of(run, folder)
 
@@ -63,6 +64,15 @@ def test_two_steps_report_everything_and_move_both_models(two_steps):
     assert (
         steps[1]["self_distillation/teacher_student_distance"] > steps[0]["self_distillation/teacher_student_distance"]
     )
+
+
+def test_the_teacher_answers_its_prompts_as_often_as_a_validation_asks(two_steps):
+    """Four questions of the test file, four answers to each; the first step is always asked."""
+    _, steps = two_steps
+    for step in steps:
+        assert 0 < step["self_distillation/teacher_accuracy/answers"] <= 16
+        assert 0 <= step["self_distillation/teacher_accuracy"] <= 1
+        assert step["timing_s/teacher_eval"] > 0
 
 
 def test_actor_and_vllm_agree_on_the_weights(two_steps):

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 import verl
 from tests.sdpo.test_config import BLOCK, DEFAULTS
 from verl.sdpo.adapters.data import local_files, validate_files
-from verl.sdpo.adapters.validation import validate_guard, validate_training_config
+from verl.sdpo.adapters.validation import validate_guard, validate_teacher_eval, validate_training_config
 from verl.sdpo.config import is_sdpo
 
 FSDP = {
@@ -436,3 +436,30 @@ def test_a_guard_that_cannot_guard_is_refused(insight, trainer, error):
         validate_guard({"insight": insight, "trainer": {**ready, **trainer}})
     validate_guard({"insight": {"guard": "rollback"}, "trainer": ready})
     validate_guard({"trainer": {**ready, "v1": {"trainer_mode": "sync"}}})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "error"),
+    [
+        ("insight.teacher_eval_freq", 0, "expected a whole number of steps"),
+        ("insight.teacher_eval_freq", True, "expected a whole number of steps"),
+        ("actor_rollout_ref.actor.policy_loss.loss_mode", "vanilla", "there is no teacher"),
+        ("actor_rollout_ref.rollout.multi_turn.tool_config_path", "tools.yaml", "only answers of a single turn"),
+        ("reward.reward_model.enable", True, "colocated reward model"),
+    ],
+)
+def test_a_teacher_that_cannot_be_asked_is_refused(key, value, error):
+    ready = {
+        "insight.teacher_eval_freq": 5,
+        "actor_rollout_ref.rollout.multi_turn": {"tool_config_path": None, "function_tool_path": None},
+        "reward": {"reward_model": {"enable": False, "enable_resource_pool": False}},
+    }
+    config = OmegaConf.create(VALID)
+    for name, each in ready.items():
+        OmegaConf.update(config, name, each, merge=False)
+    validate_teacher_eval(config)
+    OmegaConf.update(config, key, value)
+    with pytest.raises(ValueError, match=error):
+        validate_teacher_eval(config)
+    OmegaConf.update(config, "insight.teacher_eval_freq", None)
+    validate_teacher_eval(config)

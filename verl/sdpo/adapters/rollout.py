@@ -1,10 +1,12 @@
-"""Reproducible rollouts: an agent loop whose sampling depends on the seed and the sample, not on timing."""
+"""Agent loops: one whose sampling depends on the seed and the sample, not on timing, and one for teacher prompts."""
 
 import zlib
 from typing import Any
 
 from verl.experimental.agent_loop.agent_loop import AgentLoopOutput, register
 from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentLoop
+
+TEACHER_AGENT = "teacher_single_turn_agent"
 
 
 @register("seeded_single_turn_agent")
@@ -22,3 +24,15 @@ class SeededSingleTurnAgentLoop(SingleTurnAgentLoop):
         sample = (kwargs["global_steps"], kwargs["index"], kwargs["session_id"], list(kwargs["raw_prompt"]))
         seed = zlib.crc32(f"{self.rollout_config.seed}/{sample}".encode())
         return await super().run({**sampling_params, "seed": seed}, **kwargs)
+
+
+@register(TEACHER_AGENT)
+class TeacherAgentLoop(SingleTurnAgentLoop):
+    """Answers a prompt longer than `data.max_prompt_length` with a response of full length.
+
+    verl would take from the response what the prompt is too long (verl/workers/rollout/vllm_rollout/
+    vllm_async_server.py:611), down to one token.
+    """
+
+    async def run(self, sampling_params: dict[str, Any], **kwargs) -> AgentLoopOutput:
+        return await super().run({**sampling_params, "max_tokens": self.rollout_config.response_length}, **kwargs)

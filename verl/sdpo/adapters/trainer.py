@@ -14,6 +14,7 @@ from verl.sdpo.adapters.balance import update_order
 from verl.sdpo.adapters.dump import DumpMixin
 from verl.sdpo.adapters.guard import GuardedTrainer
 from verl.sdpo.adapters.samples import make_row_builder, read_samples
+from verl.sdpo.adapters.teacher_eval import TeacherEvalMixin
 from verl.sdpo.adapters.worker import SelfDistillationWorker
 from verl.sdpo.config import TRAINER_MODE, is_lora
 from verl.sdpo.teacher_rows import Sample
@@ -82,5 +83,5 @@ class TeacherRowsMixin(DumpMixin):
 
 
 @register_trainer(TRAINER_MODE)
-class SelfDistillationTrainer(TeacherRowsMixin, GuardedTrainer):
+class SelfDistillationTrainer(TeacherEvalMixin, TeacherRowsMixin, GuardedTrainer):
     """verl's synchronous trainer with SDPO's step."""

@@ -42,6 +42,7 @@ def validate(config: DictConfig) -> None:
     _validate_platform(config)
     validate_training_config(config)
     validate_guard(config)
+    validate_teacher_eval(config)
     validate_files(config)
     refuse_other(config)
     if on_cpu():
@@ -78,6 +79,30 @@ def validate_guard(config: Mapping) -> None:
         raise ValueError(
             f"insight.guard=rollback with trainer.save_freq={trainer['save_freq']}: there would be no checkpoint to go "
             "back to. Set save_freq, and max_actor_ckpt_to_keep to 2 or more."
+        )
+
+
+def validate_teacher_eval(config: Mapping) -> None:
+    """
+    Raises:
+        ValueError: the teacher's answers cannot be evaluated in this training.
+    """
+    frequency = (config.get("insight") or {}).get("teacher_eval_freq")
+    if frequency is None:
+        return
+    where = f"insight.teacher_eval_freq={frequency!r}"
+    if not (type(frequency) is int and frequency >= 1):
+        raise ValueError(f"{where}: expected a whole number of steps >= 1, or null.")
+    if not is_sdpo(config):
+        raise ValueError(f"{where} without loss_mode={LOSS_MODE}: there is no teacher. Set it to null.")
+    tools = config["actor_rollout_ref"]["rollout"]["multi_turn"]
+    if tools["tool_config_path"] or tools["function_tool_path"]:
+        raise ValueError(f"{where} with tools: only answers of a single turn can be evaluated. Set it to null.")
+    reward_model = config["reward"]["reward_model"]
+    if reward_model["enable"] and not reward_model["enable_resource_pool"]:
+        raise ValueError(
+            f"{where} with a colocated reward model, which scores training batches only. Set it to null, or "
+            "reward.reward_model.enable_resource_pool=True."
         )
 
 

@@ -1,0 +1,87 @@
+"""The model of a probe twice: in vLLM, where it answers, and in transformers, where its distributions are read."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig
+
+from verl.sdpo import on_cpu
+from verl.sdpo.insight.probe import TokenScores
+from verl.sdpo.objective import divergence
+
+
+class Sampler:
+    """Answers prompts, as the rollouts of the configuration do."""
+
+    def __init__(self, config: DictConfig, max_prompt: int):
+        import vllm
+
+        rollout, model = config.actor_rollout_ref.rollout, config.actor_rollout_ref.model
+        self.max_tokens = config.data.max_response_length
+        length = max_prompt + self.max_tokens
+        # As the platform `cpu` has it, see docs/verl-notes.md.
+        options: dict[str, Any] = {"enforce_eager": True, "enable_chunked_prefill": False} if on_cpu() else {}
+        self._llm: Any = vllm.LLM(
+            model.path,
+            max_model_len=length,
+            max_num_batched_tokens=max(length, rollout.max_num_batched_tokens),
+            dtype=rollout.dtype,
+            seed=rollout.seed,
+            tensor_parallel_size=rollout.tensor_model_parallel_size,
+            gpu_memory_utilization=rollout.gpu_memory_utilization,
+            trust_remote_code=model.trust_remote_code,
+            **options,
+        )
+        self._params = vllm.SamplingParams(
+            temperature=rollout.temperature, top_p=rollout.top_p, top_k=rollout.top_k, max_tokens=self.max_tokens
+        )
+
+    def __call__(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+        """One answer's tokens per prompt."""
+        inputs = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
+        return [list(one.outputs[0].token_ids) for one in self._llm.generate(inputs, self._params, use_tqdm=False)]
+
+    def close(self) -> None:
+        """Give the memory back."""
+        self._llm.llm_engine.engine_core.shutdown()
+        del self._llm
+
+
+class Scorer:
+    """Reads student and teacher, the same weights under two prompts, at the tokens of a response."""
+
+    def __init__(self, config: DictConfig, alpha: float, topk: int | None):
+        from transformers import AutoModelForCausalLM
+
+        model = config.actor_rollout_ref.model
+        device = "cpu" if on_cpu() else "cuda"
+        self.model: Any = AutoModelForCausalLM.from_pretrained(
+            model.path, dtype=torch.bfloat16, trust_remote_code=model.trust_remote_code
+        ).to(device)
+        self.temperature = config.actor_rollout_ref.rollout.temperature
+        self.alpha, self.topk = alpha, topk
+
+    @torch.no_grad()
+    def log_probs(self, prompt: Sequence[int], response: Sequence[int]) -> torch.Tensor:
+        """(T, V) at the rollout temperature."""
+        ids = torch.tensor([[*prompt, *response]], device=self.model.device)
+        logits = self.model(ids, logits_to_keep=len(response) + 1).logits[0, :-1].float()
+        return torch.log_softmax(logits / self.temperature, dim=-1)
+
+    def __call__(self, student_prompt, teacher_prompt, response: Sequence[int]) -> TokenScores:
+        student, teacher = self.log_probs(student_prompt, response), self.log_probs(teacher_prompt, response)
+        sampled = torch.tensor(response, device=student.device)[:, None]
+        wanted = teacher.argmax(-1, keepdim=True)
+        belief = student.gather(-1, wanted)
+        # How many tokens the student thinks likelier.
+        rank = (student > belief).sum(-1)
+        scores = TokenScores(
+            log_ratio=(teacher - student).gather(-1, sampled)[:, 0],
+            divergence=divergence(student, teacher, self.alpha),
+            differs=(student.argmax(-1, keepdim=True) != wanted)[:, 0],
+            students_belief=belief[:, 0].exp(),
+            in_topk=rank < (self.topk or student.shape[-1]),
+        )
+        return TokenScores(**{name: np.asarray(value.cpu()) for name, value in vars(scores).items()})

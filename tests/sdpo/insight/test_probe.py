@@ -11,7 +11,7 @@ from tests.sdpo.test_teacher_rows import TEMPLATES, decode, encode
 from verl.sdpo.config import SelfDistillationConfig, defaults
 from verl.sdpo.insight import probe_run
 from verl.sdpo.insight.probe import CONTEXTS, Answer, Row, TokenScores, interval, summarise, table, to_json, verdict
-from verl.sdpo.insight.probe_models import Scorer
+from verl.sdpo.insight.probe_models import Scorer, TransformersSampler
 from verl.sdpo.insight.probe_run import Grader, Probe, Size, read_questions, to_answer
 from verl.sdpo.probe.__main__ import contexts_of, parse_arguments
 from verl.sdpo.teacher_rows import TeacherRowBuilder
@@ -277,3 +277,31 @@ def test_the_quickstart_s_contexts_are_keys_of_the_block():
     contexts = OmegaConf.load("experiments/quickstart/contexts.yaml")
     for keys in contexts.values():
         assert SelfDistillationConfig(**keys)
+
+
+def test_transformers_answers_in_the_order_asked_up_to_the_end():
+    """A model that repeats the prompt's last token twice, and then ends with token 9."""
+
+    class Model:
+        device = "cpu"
+        generation_config = type("Config", (), {"eos_token_id": [9, 10]})
+
+        def generate(self, input_ids, attention_mask, **options):
+            assert options == {"max_new_tokens": 4}
+            assert attention_mask.sum(-1).tolist() == sorted(attention_mask.sum(-1).tolist())
+            last = input_ids[:, -1:]
+            return torch.cat([input_ids, last, last, torch.full_like(last, 9), torch.zeros_like(last)], -1)
+
+    class Tokenizer:
+        def pad(self, rows, padding_side, return_tensors):
+            from transformers import BatchEncoding
+
+            width = max(map(len, rows["input_ids"]))
+            ids = torch.tensor([[0] * (width - len(row)) + row for row in rows["input_ids"]])
+            return BatchEncoding({"input_ids": ids, "attention_mask": (ids > 0).long()})
+
+    sampler = object.__new__(TransformersSampler)
+    sampler.model, sampler.tokenizer, sampler.options = Model(), Tokenizer(), {"max_new_tokens": 4}
+    sampler.BATCH = 2
+    assert sampler([[1, 2, 3], [4], [5, 6]]) == [[3, 3, 9], [4, 4, 9], [6, 6, 9]]
+    assert sampler([[10]]) == [[10]]

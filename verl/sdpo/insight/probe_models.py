@@ -1,7 +1,7 @@
-"""The model of a probe twice: in vLLM, where it answers, and in transformers, where its distributions are read."""
+"""The model of a probe: in vLLM, or without it in transformers, where it answers; in transformers, where it is read."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -12,9 +12,28 @@ from verl.sdpo.insight.probe import TokenScores
 from verl.sdpo.objective import divergence
 
 
-class Sampler:
-    """Answers prompts, as the rollouts of the configuration do."""
+def load_model(config: DictConfig) -> Any:
+    """In transformers, in bfloat16, on the accelerator if there is one."""
+    from transformers import AutoModelForCausalLM
 
+    model = config.actor_rollout_ref.model
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        model.path, dtype=torch.bfloat16, trust_remote_code=model.trust_remote_code
+    )
+    return loaded.to("cpu" if on_cpu() else "cuda").eval()
+
+
+class Sampler(Protocol):
+    """Answers prompts with the sampling of the configuration's rollouts."""
+
+    def __call__(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+        """One answer's tokens per prompt, with the token that ends it."""
+
+    def close(self) -> None:
+        """Give the memory back."""
+
+
+class VllmSampler:
     def __init__(self, config: DictConfig, max_prompt: int):
         import vllm
 
@@ -39,27 +58,60 @@ class Sampler:
         )
 
     def __call__(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
-        """One answer's tokens per prompt."""
         inputs = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
         return [list(one.outputs[0].token_ids) for one in self._llm.generate(inputs, self._params, use_tqdm=False)]
 
     def close(self) -> None:
-        """Give the memory back."""
         self._llm.llm_engine.engine_core.shutdown()
         del self._llm
+
+
+class TransformersSampler:
+    """For a machine without vLLM: slower, some prompts of like length at a time."""
+
+    BATCH = 32
+
+    def __init__(self, config: DictConfig, tokenizer: Any):
+        rollout = config.actor_rollout_ref.rollout
+        torch.manual_seed(rollout.seed)
+        self.model, self.tokenizer = load_model(config), tokenizer
+        self.options = {
+            "do_sample": True,
+            "temperature": rollout.temperature,
+            "top_p": rollout.top_p,
+            # 0: none; vLLM has -1 for it.
+            "top_k": max(rollout.top_k, 0),
+            "max_new_tokens": config.data.max_response_length,
+            "pad_token_id": tokenizer.pad_token_id,
+        }
+
+    def __call__(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+        answers: list[list[int]] = [[] for _ in prompts]
+        by_length = sorted(range(len(prompts)), key=lambda place: len(prompts[place]))
+        for start in range(0, len(prompts), self.BATCH):
+            places = by_length[start : start + self.BATCH]
+            rows = {"input_ids": [prompts[place] for place in places]}
+            inputs = self.tokenizer.pad(rows, padding_side="left", return_tensors="pt").to(self.model.device)
+            tokens = self.model.generate(**inputs, **self.options)[:, inputs["input_ids"].shape[1] :]
+            for place, row in zip(places, tokens.tolist(), strict=True):
+                answers[place] = self._until_end(row)
+        return answers
+
+    def _until_end(self, tokens: list[int]) -> list[int]:
+        ends = self.model.generation_config.eos_token_id
+        ends = set(ends if isinstance(ends, list) else [ends])
+        end = next((place for place, token in enumerate(tokens) if token in ends), len(tokens) - 1)
+        return tokens[: end + 1]
+
+    def close(self) -> None:
+        del self.model
 
 
 class Scorer:
     """Reads student and teacher, the same weights under two prompts, at the tokens of a response."""
 
     def __init__(self, config: DictConfig, alpha: float, topk: int | None):
-        from transformers import AutoModelForCausalLM
-
-        model = config.actor_rollout_ref.model
-        device = "cpu" if on_cpu() else "cuda"
-        self.model: Any = AutoModelForCausalLM.from_pretrained(
-            model.path, dtype=torch.bfloat16, trust_remote_code=model.trust_remote_code
-        ).to(device)
+        self.model = load_model(config)
         self.temperature = config.actor_rollout_ref.rollout.temperature
         self.alpha, self.topk = alpha, topk
 

@@ -17,7 +17,7 @@ import yaml
 from verl.sdpo.config import is_sdpo
 from verl.sdpo.doctor.__main__ import compose, validate
 from verl.sdpo.insight.probe import CONTEXTS, table, to_json, verdict
-from verl.sdpo.insight.probe_models import Sampler, Scorer
+from verl.sdpo.insight.probe_models import Sampler, Scorer, TransformersSampler, VllmSampler
 from verl.sdpo.insight.probe_run import Probe, Size
 
 
@@ -30,6 +30,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--answers", type=int, default=96, help="of the teacher, at most, in each context")
     parser.add_argument("--contexts", default=",".join(CONTEXTS), help=f"some of {', '.join(CONTEXTS)}")
     parser.add_argument("--more", type=Path, help="yaml with further contexts: {name: {key of the block: value}}")
+    parser.add_argument("--engine", choices=("vllm", "transformers"), default="vllm", help="what generates the answers")
     parser.add_argument("--json", type=Path, help="where to write the numbers")
     parser.add_argument("overrides", nargs="*", help="key=value, as for verl.trainer.main_ppo")
     return parser.parse_intermixed_args(argv)
@@ -59,7 +60,9 @@ def main(argv: list[str] | None = None) -> int:
 
     tokenizer: Any = omega_conf_to_dataclass(config.actor_rollout_ref.model).tokenizer
     probe = Probe(config, tokenizer, Size(args.questions, args.samples, args.answers))
-    sample = Sampler(config, max_prompt=max(probe.settings.reprompt.max_reprompt_len, config.data.max_prompt_length))
+    longest = max(probe.settings.reprompt.max_reprompt_len, config.data.max_prompt_length)
+    is_vllm = args.engine == "vllm"
+    sample: Sampler = VllmSampler(config, longest) if is_vllm else TransformersSampler(config, tokenizer)
     probe.attempt(sample)
     chosen = {name: probe.choose(keys) for name, keys in contexts.items()}
     helped = {name: (attempts, share) for name, (attempts, share) in chosen.items() if attempts}

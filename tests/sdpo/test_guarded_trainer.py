@@ -97,12 +97,13 @@ def test_both_trainers_are_guarded():
 
 
 def test_warn_says_it_and_goes_on(tmp_path, caplog):
+    folder = tmp_path / "not there before the first checkpoint"
     with caplog.at_level(logging.WARNING):
-        loop = fit(tmp_path, [*COLLAPSE, GOOD])
+        loop = fit(folder, [*COLLAPSE, GOOD])
     assert [metrics["guard/events"] for metrics in loop.logged] == [0] * 8 + [1, 0]
     sentence = "step 9: training accuracy is 0 over the last 5 steps, after 0.8 over the 4 steps before."
     assert f"GUARD (warn) {sentence}" in caplog.text
-    assert events(tmp_path) == [{"step": 9, "signal": ACCURACY, "sentence": sentence, "action": "warn"}]
+    assert events(folder) == [{"step": 9, "signal": ACCURACY, "sentence": sentence, "action": "warn"}]
     assert loop.done == []
 
 

@@ -69,7 +69,10 @@ class GuardMixin(Trainer):
             action = "stop"
         for event in events:
             logger.warning("GUARD (%s) %s", action, event.sentence)
-        with (Path(self.config.trainer.default_local_dir) / EVENTS).open("a") as file:
+        record = Path(self.config.trainer.default_local_dir) / EVENTS
+        # Before the first checkpoint there is no such folder.
+        record.parent.mkdir(parents=True, exist_ok=True)
+        with record.open("a") as file:
             file.writelines(json.dumps({**asdict(event), "action": action}) + "\n" for event in events)
         if action == "stop":
             self._save_and_end()

@@ -25,7 +25,7 @@ class Loop(GuardedTrainer):
     trainer_mode = "sync"
     use_critic = False
 
-    def __init__(self, folder, curve, loss_mode="sdpo", save_freq=-1, **insight):
+    def __init__(self, folder, curve, loss_mode="sdpo", save_freq=-1, test_freq=-1, val_before_train=False, **insight):
         self.config = OmegaConf.create(
             {
                 "trainer": {
@@ -33,10 +33,10 @@ class Loop(GuardedTrainer):
                     "project_name": "project",
                     "experiment_name": "experiment",
                     "logger": [],
-                    "val_before_train": False,
+                    "val_before_train": val_before_train,
                     "total_epochs": 1,
                     "save_freq": save_freq,
-                    "test_freq": -1,
+                    "test_freq": test_freq,
                     "resume_mode": "auto",
                 },
                 "global_profiler": {"steps": None, "profile_continuous_steps": False},
@@ -47,6 +47,7 @@ class Loop(GuardedTrainer):
         self.guard = Guard(GuardConfig(**insight))
         self.saved_step = self.good_step = 0
         self.rolled_back = False
+        self.validation_events = []
         self.total_training_steps = self.steps_per_epoch = len(curve)
         self.global_steps = 0
         self.done, self.logged = [], []
@@ -85,6 +86,19 @@ def fit(folder, curve, **settings) -> Loop:
     ):
         loop.fit(agent_loop_manager=None)
     return loop
+
+
+def test_validation_before_the_first_step_counts(tmp_path):
+    values = iter([0.9, 0.85, 0.3])
+
+    def verl_validate(self):
+        return {"val-core/task/acc/mean@4": next(values)}
+
+    with mock.patch.object(PPOTrainerSync, "_validate", verl_validate):
+        loop = fit(tmp_path, [GOOD] * 6, guard="stop", test_freq=2, val_before_train=True)
+    (event,) = events(tmp_path)
+    assert event["sentence"] == "step 4: validation is 0.30, after 0.90 at its best."
+    assert len(loop.logged) == 4
 
 
 def events(folder) -> list[dict]:

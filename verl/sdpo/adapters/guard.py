@@ -15,7 +15,7 @@ from verl.sdpo.adapters.mixin import Trainer
 from verl.sdpo.adapters.samples import plain
 from verl.sdpo.adapters.stop import StoppableTrainer
 from verl.sdpo.config import STOPPABLE_MODE, is_sdpo
-from verl.sdpo.insight.guard import Event, Guard, GuardConfig
+from verl.sdpo.insight.guard import VALIDATION, Event, Guard, GuardConfig
 from verl.trainer.ppo.v1.trainer_base import register_trainer
 
 logger = logging.getLogger(__name__)
@@ -48,7 +48,14 @@ class GuardMixin(Trainer):
         # Of the last one, and of the last one that the guard had no doubts about.
         self.saved_step = self.good_step = 0
         self.rolled_back = False
+        self.validation_events: list[Event] = []
         super().__init__(config)
+
+    def _validate(self) -> dict[str, float]:
+        # Here, because `fit` hands on the one before the first step to nobody.
+        metrics = super()._validate()
+        self.validation_events = self.guard.observe(self.global_steps, metrics)
+        return metrics
 
     def _compute_metrics(self, batch: KVBatchMeta, metrics: dict, timing_raw: dict, global_steps: int, epoch: int):
         """verl's last word on a step: it has been trained, saved and validated by then."""
@@ -56,7 +63,8 @@ class GuardMixin(Trainer):
         if self.guard.config.guard == "off":
             return
         metrics |= format_errors(batch)
-        events = self.guard.observe(global_steps, metrics)
+        events = self.guard.observe(global_steps, {k: v for k, v in metrics.items() if not k.startswith(VALIDATION)})
+        events, self.validation_events = events + self.validation_events, []
         metrics["guard/events"] = len(events)
         if self.saved_step == global_steps and not self.guard.doubts:
             self.good_step = global_steps

@@ -13,6 +13,7 @@ setup(
         "verl.sdpo.cpu",
         "verl.sdpo.doctor",
         "verl.sdpo.insight",
+        "verl.sdpo.probe",
         "verl.sdpo.report",
         "verl.sdpo.test_time",
         "verl.utils.reward_score.feedback",

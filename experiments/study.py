@@ -7,7 +7,6 @@ begun anew. `bash experiments/quickstart/run.sh` once before installs, builds th
 """
 
 import argparse
-import importlib.util
 import shutil
 import subprocess
 import sys
@@ -28,7 +27,6 @@ HERE = Path(__file__).resolve().parent
 QUICKSTART = HERE.parent / "outputs" / "quickstart"
 KEYS = ("task", "steps", "seeds", "overrides", "arms")
 ARM_KEYS = ("algorithm", "overrides")
-REPORT = "verl.sdpo.report"
 
 
 @dataclass(frozen=True)
@@ -145,7 +143,7 @@ def carry_out(planned: Sequence[Planned]) -> list[Planned]:
 
 
 def summarise(study: Study, planned: Sequence[Planned], target: Path) -> None:
-    """Print the table of the complete runs and write it to a file, then the report of the runs where there is one."""
+    """Print the table of the complete runs and write it to a file, and their report beside it."""
     complete = [one for one in planned if one.is_complete]
     arms: dict[str, dict[int, Run]] = {arm.name: {} for arm in study.arms}
     for one in complete:
@@ -154,8 +152,9 @@ def summarise(study: Study, planned: Sequence[Planned], target: Path) -> None:
     with replacing(target) as (partial,):
         Path(partial).write_text(f"# {study.name}: {study.task}, {study.steps} steps\n\n{text}\n")
     print(f"\n{text}\n\nTable: {target}", flush=True)
-    if importlib.util.find_spec(REPORT):
-        subprocess.run([sys.executable, "-m", REPORT, *(str(one.run.folder) for one in complete)], check=True)
+    folders = [str(one.run.folder) for one in complete]
+    command = [sys.executable, "-m", "verl.sdpo.report", *folders, "--out", str(target.with_name("report.html"))]
+    subprocess.run(command, env=train.environment(target), check=True)
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -29,13 +29,16 @@ with open(os.environ["STARTED"], "a") as file:
     print(folder.name, file=file)
 if os.environ.get("HANG") == folder.name:
     time.sleep(600)
+def answer(question, acc):
+    return {{"input": f"question {{question}}", "output": "", "uid": f"{{question}}_0_0", "score": acc, "acc": acc}}
+
 right = 3 if folder.name.startswith("sdpo") else 0
 (folder / "heldout").mkdir()
 with (folder / "metrics.jsonl").open("w") as file:
     for step in (0, steps):
         acc = [float(question < right and step > 0) for question in range(4)]
         (folder / "heldout" / f"{{step}}.jsonl").write_text(
-            "".join(json.dumps({{"input": f"question {{q}}", "acc": acc[q]}}) + "\\n" for q in (2, 0, 3, 1))
+            "".join(json.dumps(answer(q, acc[q])) + "\\n" for q in (2, 0, 3, 1))
         )
         if os.environ.get("FAIL") == folder.name and step:
             sys.exit("out of memory")
@@ -72,6 +75,7 @@ def test_runs_are_queued_seed_by_seed_and_compared(start, tmp_path, capsys):
     assert sdpo[:5] + sdpo[6:] == ["sdpo", "2", "0.00", "0.75", "0.75", "", "", "0.75", "0.50", "20"]
     assert grpo[:7] == ["grpo", "2", "0.00", "0.00", "0.00", "0.00 to 0.00", "-0.75"]
     assert lines[4] in capsys.readouterr().out
+    assert "renamed_key" in (tmp_path / "rich_feedback" / "report.html").read_text()
 
 
 def test_a_complete_study_only_shows_its_table(start, capsys):

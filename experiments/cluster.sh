@@ -165,7 +165,8 @@ run() { # N COMMAND...
     # Ray's processes believe whoever reaches their ports, unless they share a secret.
     export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$meeting.token
     trap leave EXIT
-    trap 'exit 143' TERM INT
+    # Once: a second signal would end what the first one began.
+    trap 'trap "" TERM INT; exit 143' TERM INT
     if [[ $SLURM_PROCID == 0 ]]; then
         lead "$@"
     else

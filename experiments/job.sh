@@ -78,7 +78,7 @@ queue_again() {
 
 stop_dir=${RUN_STOP_DIR:-$RUN_DIR}
 mkdir -p "$RUN_DIR" "$stop_dir"
-rm -f "$stop_dir/stop" "$stop_dir/stopped"
+rm -f "$stop_dir/stop" "$stop_dir/stopped" "$stop_dir/stopped_by_guard"
 first_checkpoint=$(last_checkpoint)
 limit_reached='' interrupted='' helpers=()
 RUN_ATTEMPT=$(date '+%Y%m%d-%H%M%S')
@@ -102,7 +102,10 @@ for helper in "${helpers[@]}"; do
 done
 kill -KILL -- "-$command" 2>/dev/null || true
 
-if [[ $status == 0 && ! -e $stop_dir/stopped ]]; then
+if [[ $status == 0 && -e $stop_dir/stopped_by_guard ]]; then
+    say "the guard ended it, see $stop_dir/guard.jsonl; start it again to continue nevertheless"
+    exit 1
+elif [[ $status == 0 && ! -e $stop_dir/stopped ]]; then
     date >"$RUN_DIR/complete.new"
     mv "$RUN_DIR/complete.new" "$RUN_DIR/complete"
     say "complete$([[ ! -e $RUN_DIR/report.html ]] || echo "; report: $RUN_DIR/report.html")"

@@ -135,6 +135,14 @@ def test_stop_asked_for_by_hand_is_not_complete(job, machine, run_folder):
     assert not requeued(machine)
 
 
+def test_a_training_that_the_guard_ended_is_not_complete(job, machine, run_folder):
+    end = 'mkdir -p "$SDPO_CKPT_DIR/$EXPERIMENT"; touch "$SDPO_CKPT_DIR/$EXPERIMENT/stopped_by_guard"'
+    status, stderr = ended(job(end)())
+    assert status == 1
+    assert "the guard ended it, see" in stderr and "guard.jsonl" in stderr
+    assert not (run_folder / "complete").exists()
+
+
 def test_interrupt_ends_every_process_of_the_run(job, machine, run_folder):
     process = job("sleep 601 & echo started $!; wait")()
     wait_for(lambda: has_started(run_folder))

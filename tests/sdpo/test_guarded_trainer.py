@@ -67,7 +67,9 @@ class Loop(GuardedTrainer):
 
 
 def verl_save(self):
-    assert (self.folder / f"global_step_{self.global_steps}" / "guard.json").is_file()
+    folder = self.folder / f"global_step_{self.global_steps}"
+    assert (folder / "guard.json").is_file()
+    (folder / "actor").mkdir()
     self.done.append(f"save {self.global_steps}")
 
 
@@ -131,6 +133,7 @@ def test_stop_saves_and_ends(tmp_path):
     loop = fit(tmp_path, [*COLLAPSE, GOOD, GOOD], guard="stop")
     assert len(loop.logged) == 9
     assert loop.done == ["sleep", "save 9"]
+    assert (tmp_path / "stopped_by_guard").exists()
 
 
 def test_stop_does_not_save_twice(tmp_path):
@@ -147,6 +150,8 @@ def test_rollback_goes_back_to_the_last_good_checkpoint_once(tmp_path):
     assert loop.done == ["save 2", "save 4", *back, "save 10", "sleep", "save 14"]
     assert [event["action"] for event in events(tmp_path)] == ["rollback", "stop"]
     assert len(loop.logged) == 14
+    # verl's own save, which is taken out here, would have written 10 and 14 since.
+    assert (tmp_path / "latest_checkpointed_iteration.txt").read_text() == "4"
 
 
 def test_a_checkpoint_of_the_first_bad_step_is_no_good_one(tmp_path):
@@ -199,3 +204,24 @@ def test_a_teacher_that_moves_becomes_the_student(kind, rates):
     teacher.restart()
     assert done == rates
     assert teacher.state == ({} if rates else {"age": 7})
+
+
+def test_a_checkpoint_that_was_saved_right_before_the_alarm_is_no_good_one(tmp_path):
+    """verl saves, then validates: at step 4 both, and the validation has fallen."""
+    values = iter([0.9, 0.1, 0.9])
+    with mock.patch.object(PPOTrainerSync, "_validate", lambda self: {"val-core/task/acc/mean@4": next(values)}):
+        loop = fit(tmp_path, [GOOD] * 6, guard="rollback", save_freq=2, test_freq=2)
+    assert loop.done[:3] == ["save 2", "save 4", "sleep"]
+    assert loop.done[3] == f"load {tmp_path / 'global_step_2'}/actor"
+
+
+def test_a_checkpoint_whose_weights_verl_has_deleted_is_none(tmp_path):
+    save = verl_save
+
+    def save_and_delete(self):
+        save(self)
+        (self.folder / f"global_step_{self.global_steps}" / "actor").rmdir()
+
+    with mock.patch(f"{__name__}.verl_save", save_and_delete):
+        fit(tmp_path, [*COLLAPSE, GOOD], guard="rollback", save_freq=2)
+    assert [event["action"] for event in events(tmp_path)] == ["stop"]

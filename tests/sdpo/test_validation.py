@@ -427,11 +427,13 @@ def leaves(tree, prefix=""):
         ({"guard": "on"}, {}, r"insight\.guard='on': expected one of off, warn, stop, rollback"),
         ({"guard": "stop"}, {"v1": {"trainer_mode": "sync"}}, "trainer_mode=sync: that trainer has no guard"),
         ({"guard": "stop"}, {"use_v1": False}, "trainer.use_v1=False, .*: that trainer has no guard"),
-        ({"guard": "rollback"}, {"save_freq": -1}, "save_freq=-1: there would be no checkpoint"),
+        ({"guard": "rollback"}, {"save_freq": -1}, "save_freq=-1, .*no good checkpoint"),
+        ({"guard": "rollback"}, {"max_actor_ckpt_to_keep": 1}, "max_actor_ckpt_to_keep=1: there would be no good"),
     ],
 )
 def test_a_guard_that_cannot_guard_is_refused(insight, trainer, error):
-    ready = {"use_v1": True, "save_freq": 25, "v1": {"trainer_mode": "sync_stoppable"}}
+    ready = {"use_v1": True, "save_freq": 25, "max_actor_ckpt_to_keep": None}
+    ready["v1"] = {"trainer_mode": "sync_stoppable"}
     with pytest.raises(ValueError, match=error):
         validate_guard({"insight": insight, "trainer": {**ready, **trainer}})
     validate_guard({"insight": {"guard": "rollback"}, "trainer": ready})

@@ -211,3 +211,11 @@ def test_wrong_values_are_refused(key, value):
 
 def test_a_bare_off_of_the_yaml_is_off():
     assert GuardConfig.of({"guard": False}).guard == "off"
+
+
+@pytest.mark.parametrize("broken", ["accuracy", "length"])
+def test_a_number_that_is_not_finite_is_no_past(broken):
+    """One of them, and the collapse after it is still seen."""
+    curves = {"accuracy": [0.8] * 5 + [0.0] * 6, "length": [30.0] * 5 + [1.0] * 6}
+    curves[broken][2] = float("nan")
+    assert {event.signal for event in watch(guard(), **curves)} == {ACCURACY, LENGTH}

@@ -17,6 +17,7 @@ from verl.sdpo.adapters.stop import StoppableTrainer
 from verl.sdpo.config import STOPPABLE_MODE, is_sdpo
 from verl.sdpo.insight.guard import VALIDATION, Event, Guard, GuardConfig
 from verl.trainer.ppo.v1.trainer_base import register_trainer
+from verl.utils.checkpoint.checkpoint_manager import get_checkpoint_tracker_filename
 
 logger = logging.getLogger(__name__)
 logger.setLevel(os.getenv("VERL_LOGGING_LEVEL", "INFO"))
@@ -25,6 +26,8 @@ logger.setLevel(os.getenv("VERL_LOGGING_LEVEL", "INFO"))
 EVENTS = "guard.jsonl"
 # In the folder of a checkpoint: what the guard knew then.
 STATE = "guard.json"
+# In `trainer.default_local_dir`: the guard ended the training.
+STOPPED = "stopped_by_guard"
 FORMAT = "incorrect_format"
 
 
@@ -35,7 +38,7 @@ def format_errors(batch: KVBatchMeta) -> dict[str, float]:
     flags = [
         float(reward[FORMAT])
         for reward, tag in zip(rewards, batch.tags, strict=True)
-        if FORMAT in reward and not tag.get("is_padding", False)
+        if reward.get(FORMAT) is not None and not tag.get("is_padding", False)
     ]
     return {f"training/{FORMAT}": sum(flags) / len(flags)} if flags else {}
 
@@ -66,14 +69,15 @@ class GuardMixin(Trainer):
         events = self.guard.observe(global_steps, {k: v for k, v in metrics.items() if not k.startswith(VALIDATION)})
         events, self.validation_events = events + self.validation_events, []
         metrics["guard/events"] = len(events)
-        if self.saved_step == global_steps and not self.guard.doubts:
+        if self.saved_step == global_steps and not (events or self.guard.doubts):
             self.good_step = global_steps
         if events:
             self._act(events)
 
     def _act(self, events: Sequence[Event]) -> None:
         action = self.guard.config.guard
-        if action == "rollback" and (self.rolled_back or not self._folder(self.good_step).is_dir()):
+        # verl leaves the folder of a checkpoint that it deletes, without its weights.
+        if action == "rollback" and (self.rolled_back or not (self._folder(self.good_step) / "actor").is_dir()):
             action = "stop"
         for event in events:
             logger.warning("GUARD (%s) %s", action, event.sentence)
@@ -94,6 +98,8 @@ class GuardMixin(Trainer):
             # As verl saves within a step: on a GPU vLLM must not hold the memory.
             self.checkpoint_manager.sleep_replicas()
             self._save_checkpoint()
+        # For whoever started it: this is no finished training.
+        (Path(self.config.trainer.default_local_dir) / STOPPED).touch()
 
     def _roll_back(self) -> None:
         """Weights, optimizer and schedule of the last good checkpoint, with the teacher a copy of that student.
@@ -111,6 +117,8 @@ class GuardMixin(Trainer):
         self.checkpoint_manager.update_weights(self.global_steps)
         self._read_state(folder)
         self.rolled_back = True
+        # Whoever resumes before the next checkpoint must not begin with one that was saved in doubt.
+        Path(get_checkpoint_tracker_filename(str(folder.parent))).write_text(str(self.good_step))
 
     def _save_checkpoint(self) -> None:
         is_last = self.global_steps >= self.total_training_steps

@@ -3,6 +3,7 @@
 The trainer chooses the rows and reads the file (adapters/dump.py); both see the same file system.
 """
 
+import logging
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from tensordict import TensorDict
 from verl.sdpo.head import TokenStatistics
 from verl.sdpo.micro_step import Observer
 from verl.utils import tensordict_utils as tu
+
+logger = logging.getLogger(__name__)
 
 # Field of a sample: its number in the dump, -1 for those that are not dumped.
 ROW = "dump_row"
@@ -60,6 +63,9 @@ class TokenRecorder:
     def write(self, data: TensorDict) -> None:
         """Hand the rows to the trainer, if it asked for any."""
         folder = tu.get_non_tensor_data(data, FOLDER, None)
-        if folder and self.rows:
-            rank = torch.distributed.get_rank()
-            torch.save(self.rows, Path(folder) / f"{rank}.pt")
+        if not folder or not self.rows:
+            return
+        if not Path(folder).is_dir():
+            logger.warning("%s is not on this node, so nothing of it is dumped: let all nodes share it.", folder)
+            return
+        torch.save(self.rows, Path(folder) / f"{torch.distributed.get_rank()}.pt")

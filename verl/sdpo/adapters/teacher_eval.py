@@ -53,6 +53,8 @@ class TeacherEvalMixin(Trainer):
         columns = {name: plain(questions[name]) for name in COLUMNS}
         columns["raw_prompt"] = [prompts[number].messages for number in chosen]
         scores = self._answer(columns, step)
+        if not scores:
+            return {}
         threshold = self.settings.reprompt.success_reward_threshold
         rates: dict[str, list[bool]] = {}
         for sample in samples:

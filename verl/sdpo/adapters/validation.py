@@ -75,10 +75,11 @@ def validate_guard(config: Mapping) -> None:
             f"insight.guard={guard} with trainer.use_v1={trainer['use_v1']}, trainer.v1.trainer_mode={mode}: that "
             f"trainer has no guard. Set use_v1=True and trainer_mode={STOPPABLE_MODE}, or insight.guard=off."
         )
-    if guard == "rollback" and trainer["save_freq"] <= 0:
+    kept = trainer["max_actor_ckpt_to_keep"]
+    if guard == "rollback" and (trainer["save_freq"] <= 0 or kept == 1):
         raise ValueError(
-            f"insight.guard=rollback with trainer.save_freq={trainer['save_freq']}: there would be no checkpoint to go "
-            "back to. Set save_freq, and max_actor_ckpt_to_keep to 2 or more."
+            f"insight.guard=rollback with trainer.save_freq={trainer['save_freq']}, max_actor_ckpt_to_keep={kept}: "
+            "there would be no good checkpoint to go back to. Set save_freq, and max_actor_ckpt_to_keep to null or 2."
         )
 
 

@@ -157,14 +157,15 @@ class Guard:
         # First the others, which look at the accuracy before this step.
         accuracy = metrics.get(ACCURACY)
         for watch in reversed(watches(self.config)):
-            if watch.metric in metrics and accuracy is not None:
+            # A number that is not finite would be a past that nothing can be held against.
+            if accuracy is not None and math.isfinite(accuracy) and math.isfinite(metrics.get(watch.metric, math.nan)):
                 events += self._observe(step, watch, float(metrics[watch.metric]), float(accuracy))
         return events + self._validate(step, metrics)
 
     @property
     def doubts(self) -> bool:
         """Whether anything is out of bounds that has not lasted yet: no checkpoint of now is a good one."""
-        return any(
+        return self.validation_told or any(
             watch.metric in self.records and self._is_harm(watch, self.records[watch.metric])
             for watch in watches(self.config)
         )

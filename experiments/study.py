@@ -8,7 +8,6 @@ begun anew. `bash experiments/quickstart/run.sh` once before installs, builds th
 
 import argparse
 import shutil
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -152,9 +151,7 @@ def summarise(study: Study, planned: Sequence[Planned], target: Path) -> None:
     with replacing(target) as (partial,):
         Path(partial).write_text(f"# {study.name}: {study.task}, {study.steps} steps\n\n{text}\n")
     print(f"\n{text}\n\nTable: {target}", flush=True)
-    folders = [str(one.run.folder) for one in complete]
-    command = [sys.executable, "-m", "verl.sdpo.report", *folders, "--out", str(target.with_name("report.html"))]
-    subprocess.run(command, env=train.environment(target), check=True)
+    train.draw_page([one.run for one in complete], target.with_name("report.html")).check_returncode()
 
 
 def main(words: Sequence[str] | None = None) -> int:

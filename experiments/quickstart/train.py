@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -166,15 +167,19 @@ def train(args: argparse.Namespace, run: Run) -> bool:
     return True
 
 
+def draw_page(runs: Sequence[Run], target: Path) -> subprocess.CompletedProcess:
+    """Write the report of complete runs."""
+    command_line = [sys.executable, "-m", "verl.sdpo.report", *(str(run.folder) for run in runs), "--out", str(target)]
+    return subprocess.run(command_line, env=environment(runs[0].metrics_file), check=False)
+
+
 def main() -> int:
     args = parse_arguments()
     run = Run(args.runs / f"{args.task}-{args.algorithm}-seed{args.seed}-{time.strftime('%Y%m%d-%H%M%S')}")
     if not train(args, run):
         return 1
     report([run], run.folder / "accuracy.png")
-    page = run.folder / "report.html"
-    command_line = [sys.executable, "-m", "verl.sdpo.report", str(run.folder), "--out", str(page)]
-    return subprocess.run(command_line, env=environment(run.metrics_file), check=False).returncode
+    return draw_page([run], run.folder / "report.html").returncode
 
 
 if __name__ == "__main__":

@@ -11,13 +11,13 @@ import transfer_queue as tq
 from omegaconf import DictConfig
 from transfer_queue import KVBatchMeta
 
+from verl.sdpo.adapters.identity import TRACKER
 from verl.sdpo.adapters.mixin import Trainer
 from verl.sdpo.adapters.samples import plain
 from verl.sdpo.adapters.stop import StoppableTrainer
 from verl.sdpo.config import STOPPABLE_MODE, is_sdpo
 from verl.sdpo.insight.guard import VALIDATION, Event, Guard, GuardConfig
 from verl.trainer.ppo.v1.trainer_base import register_trainer
-from verl.utils.checkpoint.checkpoint_manager import get_checkpoint_tracker_filename
 
 logger = logging.getLogger(__name__)
 logger.setLevel(os.getenv("VERL_LOGGING_LEVEL", "INFO"))
@@ -118,7 +118,7 @@ class GuardMixin(Trainer):
         self._read_state(folder)
         self.rolled_back = True
         # Whoever resumes before the next checkpoint must not begin with one that was saved in doubt.
-        Path(get_checkpoint_tracker_filename(str(folder.parent))).write_text(str(self.good_step))
+        (folder.parent / TRACKER).write_text(str(self.good_step))
 
     def _save_checkpoint(self) -> None:
         is_last = self.global_steps >= self.total_training_steps

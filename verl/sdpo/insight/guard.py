@@ -135,7 +135,7 @@ class Record:
         if not self.streak:
             return self
         mean = self.streak_total / self.streak
-        return replace(Record(self.steps + self.streak, self.total + self.streak_total, self.squared_changes, mean))
+        return Record(self.steps + self.streak, self.total + self.streak_total, self.squared_changes, mean)
 
 
 @dataclass

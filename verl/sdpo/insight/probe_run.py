@@ -87,8 +87,8 @@ class Probe:
         self.block = {str(key): value for key, value in block.items() if key != "_target_"}
         self.settings = parse_block(config)
         self.builder = make_row_builder(config, self.settings, tokenizer)
-        self.grade = Grader(config, lambda ids: tokenizer.decode(ids, skip_special_tokens=True))
         self.decode = lambda ids: tokenizer.decode(ids, skip_special_tokens=True)
+        self.grade = Grader(config, self.decode)
         self.questions = read_questions(config, size.questions)
         self.random = random.Random(config.data.seed)
 

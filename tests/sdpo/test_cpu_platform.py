@@ -160,6 +160,7 @@ def test_the_reference_is_built_without_offload_and_stays_forward_only(forward_o
 
 PROBE = """
 import json, os
+from types import SimpleNamespace
 import torch
 import verl
 from verl.plugin.platform import get_platform
@@ -181,6 +182,19 @@ try:
 except Exception as error:  # verl's own needs vLLM's worker beside it
     pass
 after = rollout.UnquantizedLinearMethod.process_weights_after_loading
+
+x, residual, gate = torch.randn(5, 64), torch.randn(5, 64), torch.randn(5, 128)
+weight = torch.rand(64)
+
+
+def apart(op, *args):
+    # The largest difference between our implementation of an operation and vLLM's own.
+    ours, own = (op.impls[name].func_impl_fn(*(arg.clone() for arg in args), 1e-5) for name in (rollout.NORMS, "native"))
+    ours, own = (out if isinstance(out, tuple) else (out,) for out in (ours, own))
+    return max(float((a - b).abs().max()) for a, b in zip(ours, own, strict=True))
+
+
+silu = rollout.SiluAndMul.forward_cpu(SimpleNamespace(op=torch.ops._C.silu_and_mul), gate)
 print(json.dumps({
     "platform": type(get_platform()).__name__,
     "engines": {
@@ -193,6 +207,12 @@ print(json.dumps({
     "repacks as before": after is before,
     "keeps the original": after is rollout.UnquantizedEmbeddingMethod.process_weights_after_loading,
     "environment": {name: os.environ.get(name) for name in names},
+    "apart": {
+        "rms_norm": apart(rollout.ir.ops.rms_norm, x, weight),
+        "fused_add_rms_norm": apart(rollout.ir.ops.fused_add_rms_norm, x, residual, weight),
+        "silu_and_mul": float((silu - rollout.SiluAndMul.forward_native(gate)).abs().max()),
+    },
+    "samples as on a GPU": rollout.TopKTopPSampler.forward_cpu is rollout.TopKTopPSampler.forward_native,
 }))
 """
 
@@ -226,6 +246,12 @@ def test_vllm_runs_our_worker_extension_and_keeps_the_weights_that_syncs_load_in
     assert found["replica"] == ["CPUvLLMReplica", "vLLMReplica"]
     assert found["extension"] == ["CPUWorkerExtension", "vLLMColocateWorkerExtension"]
     assert found["keeps the original"] and not found["repacks as before"]
+
+
+def test_vllm_computes_with_its_own_kernels(found):
+    assert set(found["apart"]) == {"rms_norm", "fused_add_rms_norm", "silu_and_mul"}
+    assert max(found["apart"].values()) < 1e-5
+    assert found["samples as on a GPU"]
 
 
 def test_the_environment_of_vllm_and_openmp_yields_to_the_users(found):

@@ -13,7 +13,7 @@ from tensordict import TensorDict
 
 from verl.sdpo.adapters.actor_config import SelfDistillationActorConfig
 from verl.sdpo.adapters.head_place import head_replaced, refuse_changed_logits
-from verl.sdpo.adapters.layout import as_verl, by_prompt, predicting_positions, reordered, shared
+from verl.sdpo.adapters.layout import as_verl, by_prompt, predicting_positions, reordered, shared, without_objects
 from verl.sdpo.adapters.losses import make_policy_loss, make_regularizer
 from verl.sdpo.adapters.recorder import TokenRecorder
 from verl.sdpo.adapters.sums import EMPTY, summed
@@ -69,14 +69,14 @@ class SelfDistillationEngine(FSDPEngineWithLMHead):
 
     def forward_backward_batch(self, data: TensorDict, loss_function, forward_only=False):
         order = by_prompt(data) if self.shares_prefixes else None
-        # A new dict in both cases: the caller's stays as it is.
-        data = data.copy() if order is None else tu.index_select_tensor_dict(data, order)
+        data = without_objects(data)
+        if order is not None:
+            data = tu.index_select_tensor_dict(data, order)
         if not forward_only:
             self._count_targets(data)
             if tu.get_non_tensor_data(data, "use_dynamic_bsz", default=True):
                 self._budget_longer_row(data)
-        # verl says a list of dicts; it is one.
-        output: Any = super().forward_backward_batch(data, loss_function, forward_only=forward_only)
+        output: Any = super().forward_backward_batch(data, loss_function, forward_only=forward_only)  # one dict
         if order is not None:
             scores = output["model_output"]
             scores |= {name: reordered(rows, order.argsort()) for name, rows in scores.items()}

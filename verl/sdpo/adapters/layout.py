@@ -5,7 +5,7 @@ import os
 from typing import Any, NamedTuple
 
 import torch
-from tensordict import TensorDict
+from tensordict import NonTensorStack, TensorDict
 
 from verl.sdpo.model import Rows
 from verl.sdpo.prefix import SharedLine, prompts
@@ -93,6 +93,14 @@ def obstacle_to_sharing(model: torch.nn.Module) -> str | None:
     if kinds:
         return f"a model of type {config.model_type} has {', '.join(sorted(kinds))}"
     return None
+
+
+def without_objects(data: TensorDict) -> TensorDict:
+    """A new dict without what samples have as Python objects, messages and the like, which no model reads.
+
+    Cutting these into micro-batches and moving them would take a small model as long as its forward pass.
+    """
+    return data.exclude(*[name for name, field in data.items() if isinstance(field, NonTensorStack)])
 
 
 def by_prompt(data: TensorDict) -> torch.Tensor:

@@ -1,5 +1,7 @@
 """verl's actor/rollout/ref worker whose ref model is the self-teacher."""
 
+import gc
+
 from omegaconf import DictConfig, open_dict
 from tensordict import TensorDict
 
@@ -34,6 +36,10 @@ class SelfDistillationWorker(ActorRolloutRefWorker):
         self.teacher = make_teacher(actor_config.self_distillation, reference, self.actor.engine)
         self.engine = self.actor.engine
         self.engine.set_up_distillation(actor_config, self.teacher)
+        # What stands by now stays. Python would look through all of it again, for a quarter of a second and in the
+        # middle of an update, whenever enough new objects have been made.
+        gc.collect()
+        gc.freeze()
 
     @register(dispatch_mode=make_nd_compute_dataproto_dispatch_fn(mesh_name="actor"))
     def update_actor(self, data: TensorDict) -> TensorDict:

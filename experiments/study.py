@@ -1,6 +1,6 @@
 """Runs a study of the quickstart's tasks: arms times seeds, one run after the other, and compares them in a table.
 
-    python -m experiments.study NAME [--seeds 0 1 2] [--budget STEPS]
+    python -m experiments.study NAME [--seeds 0 1 2] [--arms ARM ...] [--budget STEPS]
 
 NAME is a file of experiments/studies/. The same command again goes on: complete runs are kept, an interrupted one is
 begun anew. `bash experiments/quickstart/run.sh` once before installs, builds the model and writes the tasks.
@@ -108,6 +108,19 @@ def _require_keys(path: Path, content: Mapping[str, Any], known: Sequence[str]) 
             raise ValueError(f"{path}: there is no key '{key}' here. Known are {', '.join(known)}.")
 
 
+def chosen(study: Study, names: Sequence[str]) -> tuple[Arm, ...]:
+    """The study's arms of these names.
+
+    Raises:
+        ValueError: it has none of such a name.
+    """
+    known = [arm.name for arm in study.arms]
+    for name in names:
+        if name not in known:
+            raise ValueError(f"{study.name} has no arm {name}. It has {', '.join(known)}.")
+    return tuple(arm for arm in study.arms if arm.name in names)
+
+
 def plan(study: Study, folder: Path, model: Path, data: Path) -> list[Planned]:
     """All runs, seed by seed, so that every arm has been run as often as the others if the study ends early."""
     planned = []
@@ -158,6 +171,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", metavar="NAME")
     parser.add_argument("--seeds", type=int, nargs="+", help="instead of the study's own")
+    parser.add_argument("--arms", nargs="+", metavar="ARM", help="only these, in the study's order")
     parser.add_argument(
         "--budget", type=int, metavar="STEPS", help="training steps of every run, instead of the study's"
     )
@@ -168,6 +182,7 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         study = load(args.study)
         study = replace(study, seeds=tuple(args.seeds or study.seeds), steps=args.budget or study.steps)
+        study = study if args.arms is None else replace(study, arms=chosen(study, args.arms))
         planned = plan(study, args.out / study.name, args.model, args.data)
         failed = carry_out(planned)
     except ValueError as error:

@@ -84,6 +84,15 @@ def test_a_complete_study_only_shows_its_table(start, capsys):
     assert "6 runs, 6 complete" in capsys.readouterr().out
 
 
+def test_some_arms_alone_are_run(start):
+    assert start("--budget", "2", "--arms", "hybrid", "sdpo") == (
+        0,
+        ["sdpo-seed0", "hybrid-seed0", "sdpo-seed1", "hybrid-seed1"],
+    )
+    with pytest.raises(SystemExit, match=r"rich_feedback has no arm ema\. It has sdpo, grpo, hybrid\."):
+        start("--arms", "ema")
+
+
 def test_a_failed_run_is_named_and_tried_again(start, monkeypatch, capsys):
     monkeypatch.setenv("FAIL", "grpo-seed1")
     status, started = start("--budget", "2")

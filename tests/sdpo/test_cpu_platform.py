@@ -189,7 +189,8 @@ weight = torch.rand(64)
 
 def apart(op, *args):
     # The largest difference between our implementation of an operation and vLLM's own.
-    ours, own = (op.impls[name].func_impl_fn(*(arg.clone() for arg in args), 1e-5) for name in (rollout.NORMS, "native"))
+    names = (rollout.NORMS, "native")
+    ours, own = (op.impls[name].func_impl_fn(*(arg.clone() for arg in args), 1e-5) for name in names)
     ours, own = (out if isinstance(out, tuple) else (out,) for out in (ours, own))
     return max(float((a - b).abs().max()) for a, b in zip(ours, own, strict=True))
 

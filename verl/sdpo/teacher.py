@@ -15,6 +15,7 @@ from verl.sdpo.head import EagerHead, TokenStatistics
 from verl.sdpo.model import Model, Rows
 
 UPDATE_INTERVALS = ("step", "optimizer")
+PLACEMENTS = ("auto", "gpu", "cpu")
 
 
 class Weights(Protocol):
@@ -98,16 +99,32 @@ class Teacher:
             self.state = self.weights.load(folder)
 
 
+@dataclass(frozen=True)
+class SecondModelConfig:
+    """Of the kinds that may be a second model."""
+
+    teacher_placement: str = "auto"
+    """Where its weights rest. gpu; cpu: in ordinary memory, from where every forward fetches them; auto: on the GPU
+    where the doctor's estimate with them there is at most 85 % of it, else as cpu."""
+
+    def __post_init__(self):
+        require_choice("teacher_placement", self.teacher_placement, PLACEMENTS)
+
+
 class Frozen(Teacher):
     """The initial model."""
 
+    class Config(SecondModelConfig):
+        """Nothing else."""
+
 
 @dataclass(frozen=True)
-class RateConfig:
+class RateConfig(SecondModelConfig):
     teacher_update_rate: float = 0.05
     """Weight of the student in each EMA update, and in the trust-region mix."""
 
     def __post_init__(self):
+        super().__post_init__()
         require_fraction("teacher_update_rate", self.teacher_update_rate)
 
 
@@ -139,11 +156,12 @@ class Refresh(Teacher):
     """A copy of the student, taken every so many training steps and frozen in between."""
 
     @dataclass(frozen=True)
-    class Config(Teacher.Config):
+    class Config(SecondModelConfig):
         teacher_refresh_interval: int = 50
         """Training steps between two copies."""
 
         def __post_init__(self):
+            super().__post_init__()
             name = "teacher_refresh_interval"
             require(name, self.teacher_refresh_interval, is_positive_int, "a whole number of training steps >= 1")
 

@@ -165,6 +165,7 @@ def test_the_block_chooses_classes_which_take_their_keys(values, objective, teac
             {"teacher_regularization": "live", "teacher_update_interval": "optimizer"},
             {"teacher_update_interval": "optimizer"},
         ),
+        ({"teacher_regularization": "live", "teacher_placement": "gpu"}, {"teacher_placement": "gpu"}),
         ({"full_logit_distillation": False, "alpha": 1.0, "distillation_topk": 20}, {"distillation_topk": 20}),
         ({"full_logit_distillation": False, "alpha": 1.0, "distillation_topk": 100}, {}),
         ({"demonstration_seed": 3}, {"demonstration_seed": 3}),

@@ -39,7 +39,14 @@ class Teacher:
 
     @dataclass(frozen=True)
     class Config:
-        """The kinds that need no settings."""
+        """What a kind needs that may be a second model."""
+
+        teacher_placement: str = "auto"
+        """Where its weights rest. gpu; cpu: in ordinary memory, from where every forward fetches them; auto: on the GPU
+        where the doctor's estimate with them there is at most 85 % of it, else as cpu."""
+
+        def __post_init__(self):
+            require_choice("teacher_placement", self.teacher_placement, PLACEMENTS)
 
     needs_reference: ClassVar[bool] = True
     """It scores with another model beside the student: the initial one, or with `moves` one of its own."""
@@ -99,27 +106,12 @@ class Teacher:
             self.state = self.weights.load(folder)
 
 
-@dataclass(frozen=True)
-class SecondModelConfig:
-    """Of the kinds that may be a second model."""
-
-    teacher_placement: str = "auto"
-    """Where its weights rest. gpu; cpu: in ordinary memory, from where every forward fetches them; auto: on the GPU
-    where the doctor's estimate with them there is at most 85 % of it, else as cpu."""
-
-    def __post_init__(self):
-        require_choice("teacher_placement", self.teacher_placement, PLACEMENTS)
-
-
 class Frozen(Teacher):
     """The initial model."""
 
-    class Config(SecondModelConfig):
-        """Nothing else."""
-
 
 @dataclass(frozen=True)
-class RateConfig(SecondModelConfig):
+class RateConfig(Teacher.Config):
     teacher_update_rate: float = 0.05
     """Weight of the student in each EMA update, and in the trust-region mix."""
 
@@ -156,7 +148,7 @@ class Refresh(Teacher):
     """A copy of the student, taken every so many training steps and frozen in between."""
 
     @dataclass(frozen=True)
-    class Config(SecondModelConfig):
+    class Config(Teacher.Config):
         teacher_refresh_interval: int = 50
         """Training steps between two copies."""
 
@@ -194,6 +186,10 @@ class TrustRegion(Teacher):
 
 class Live(Teacher):
     """The student itself: no second copy of the weights, nothing to update, nothing to save."""
+
+    @dataclass(frozen=True)
+    class Config:
+        """No settings."""
 
     needs_reference = False
 

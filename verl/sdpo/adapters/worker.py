@@ -14,7 +14,7 @@ from verl.single_controller.base.decorator import Dispatch, make_nd_compute_data
 from verl.utils import tensordict_utils as tu
 from verl.utils.config import omega_conf_to_dataclass
 from verl.utils.device import get_torch_device
-from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker, TrainingWorkerConfig
+from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 
 ONE_TO_ALL = Dispatch.ONE_TO_ALL  # type: ignore[attr-defined]  # verl adds the members of this enumeration at run time
 
@@ -27,7 +27,7 @@ class SelfDistillationWorker(ActorRolloutRefWorker):
             config.model.model_type = MODEL_TYPE
         super().__init__(config, *args, **kwargs)
 
-    def ref_worker_cls(self, config: TrainingWorkerConfig) -> TrainingWorker:
+    def ref_worker_cls(self, config):
         """What verl makes the ref model's worker with; the model itself is built later."""
         worker = TrainingWorker(config=config)
         worker.engine.stays = partial(teacher_stays, self.config)

@@ -7,7 +7,8 @@ from tests.sdpo import test_engine, test_lora, test_teacher
 
 OFFLOAD = {"param_offload": True, "optimizer_offload": True}
 SMOKE = {
-    "the teacher moves": (test_teacher.check_ema, {}),
+    "the teacher moves, offloaded": (test_teacher.check_ema, {"stays": False}),
+    "the teacher moves, on the GPU": (test_teacher.check_ema, {"stays": True}),
     "no teacher is stale after early updates": (test_teacher.check_early_update, {}),
     "a frozen teacher": (test_teacher.check_kind, {"kind": "frozen"}),
     "the live teacher": (test_teacher.check_kind, {"kind": "live"}),
@@ -16,7 +17,7 @@ SMOKE = {
     "static and dynamic batches, padded": (test_engine.check_gradient, {"options": {}}),
     "offloaded weights and optimizer": (test_engine.check_gradient_over_steps, {"options": OFFLOAD}),
     "packed rows": (test_engine.check_packed, {}),
-    "old log-probabilities": (test_engine.check_inference, {"remove_padding": False}),
+    "old log-probabilities": (test_engine.check_inference, {"layout": "padded"}),
     "LoRA": (test_lora.check_average, {}),
 }
 
@@ -31,8 +32,10 @@ def test_smoke(rank_of, tiny_model, what, strategy):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("strategy", ["fsdp", "fsdp2"])
-def test_save_and_resume(rank_of, tiny_model, tmp_path, strategy):
-    rank_of("cuda").run(test_teacher.check_checkpoint, path=tiny_model, strategy=strategy, folder=str(tmp_path))
+@pytest.mark.parametrize("stays", [True, False], ids=["on-the-gpu", "offloaded"])
+def test_save_and_resume(rank_of, tiny_model, tmp_path, strategy, stays):
+    options = {"strategy": strategy, "folder": str(tmp_path), "stays": stays}
+    rank_of("cuda").run(test_teacher.check_checkpoint, path=tiny_model, **options)
 
 
 def on_a_gpu(*values):

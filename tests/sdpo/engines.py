@@ -7,6 +7,7 @@ after another, and `verl.sdpo.loss` on the padded result.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from types import SimpleNamespace
 from unittest import mock
 
@@ -18,6 +19,7 @@ from torch.distributed.fsdp import _init_utils
 from torch.nn.utils.rnn import pad_sequence
 from transformers import LlamaForCausalLM
 
+from verl.sdpo import on_cpu
 from verl.sdpo.adapters.engine import MODEL_TYPE, SelfDistillationEngine
 from verl.sdpo.adapters.layout import shares_prefixes
 from verl.sdpo.adapters.weights import make_teacher
@@ -41,9 +43,9 @@ CLOSE = {"rtol": 1e-3, "atol": 2e-6}
 
 
 def build_engine(path: str, *, strategy: str, forward_only: bool = False, **options) -> SelfDistillationEngine:
-    """options: compute ("fp32", "bf16"), lr, remove_padding, gradient_checkpointing, lora_rank, and fields of
-    FSDPEngineConfig."""
-    compute, lr = options.pop("compute", "fp32"), options.pop("lr", 1e-3)
+    """options: compute ("fp32", "bf16"), lr, remove_padding, gradient_checkpointing, lora_rank, stays (whether a
+    forward-only model does, see PlacedEngine), and fields of FSDPEngineConfig."""
+    compute, lr, stays = options.pop("compute", "fp32"), options.pop("lr", 1e-3), options.pop("stays", None)
     engine = EngineRegistry.new(
         model_type=MODEL_TYPE,
         backend=strategy,
@@ -66,10 +68,37 @@ def build_engine(path: str, *, strategy: str, forward_only: bool = False, **opti
         optimizer_config=FSDPOptimizerConfig(lr=lr, weight_decay=0.0, total_training_steps=100),
         checkpoint_config=CheckpointConfig(),
     )
+    if stays is not None:
+        engine.stays = lambda _module: stays
+        if on_cpu():
+            pin_by_copying()
     # FSDP1 refuses to broadcast weights that are on the CPU, although gloo can: only tests run FSDP1 there.
     with mock.patch.object(_init_utils, "_check_module_states_for_sync_module_states"):
         engine.initialize()
+    if stays is not None and forward_only:
+        is_offloaded = (
+            engine.module.cpu_offload.offload_params if strategy == "fsdp" else engine._uses_fsdp2_cpu_offload_policy
+        )
+        assert is_offloaded != stays
     return engine
+
+
+@cache
+def pin_by_copying() -> None:
+    """Let FSDP offload without an accelerator, which torch needs to pin memory.
+
+    Of pinning the copy remains: it is what parts the weights that are gathered from those that somebody has kept.
+    """
+    pinned: dict[int, torch.UntypedStorage] = {}
+
+    def pin_memory(tensor: torch.Tensor) -> torch.Tensor:
+        copy = tensor.clone()
+        # Kept, so that no other tensor gets its address.
+        pinned[copy.untyped_storage().data_ptr()] = copy.untyped_storage()
+        return copy
+
+    torch.Tensor.pin_memory = pin_memory
+    torch.Tensor.is_pinned = lambda tensor: tensor.untyped_storage().data_ptr() in pinned
 
 
 class ActorConfig(SimpleNamespace):

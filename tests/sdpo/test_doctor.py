@@ -32,6 +32,7 @@ from verl.sdpo.doctor.capacity import (
     cpu_total,
     estimate,
     gpu_peaks,
+    place_teacher,
     read_model,
 )
 from verl.sdpo.doctor.finding import FAIL, OK, WARN, Finding
@@ -283,6 +284,7 @@ def test_estimate_of_qwen3_8b_on_one_node_of_four_by_hand():
     assert estimate(configuration(), QWEN3_8B) == Need(
         training_state=4 * parameters,
         resident_state=3 * parameters,
+        teacher=0,
         logits=9_957_277_696,
         gathered_root=0,
         engine_weights=parameters,
@@ -337,6 +339,52 @@ def test_fsdp1_keeps_more_of_the_teacher_by_hand():
     assert (need.host, need.gathered_root) == (0, 0)
 
 
+@pytest.mark.parametrize(("strategy", "in_memory"), [("fsdp2", 4), ("fsdp", 8)])
+def test_a_teacher_rests_on_the_gpu_or_in_memory(strategy, in_memory):
+    """In units of P bytes: 4P/4 on each GPU, while training and sampling, or the node's four shards in memory, to which
+    FSDP1 adds pinned gradients.
+    """
+    strategies = [f"actor_rollout_ref.{role}.strategy={strategy}" for role in ("actor", "ref")]
+    config = configuration("sdpo", *strategies)
+    parameters, rollout = QWEN3_8B.parameters, config.actor_rollout_ref.rollout
+    on_gpu, elsewhere = (estimate(config, QWEN3_8B, teacher_on_gpu=value) for value in (True, False))
+    assert (on_gpu.teacher, on_gpu.host) == (parameters, 0)
+    assert (elsewhere.teacher, elsewhere.host) == (0, in_memory * parameters)
+    peaks = [gpu_peaks(need, rollout, GH200) for need in (on_gpu, elsewhere)]
+    assert [a - b for a, b in zip(*peaks, strict=True)] == [parameters, parameters, 0]
+
+
+@pytest.mark.parametrize(
+    ("gpus_per_node", "on_gpu", "peaks"),
+    # Per GPU on 4: state 4 x 7.628, logits 9.273, teacher 7.628; while sampling 0.55 x 96 + 4 x 7.628 of at most 81.6.
+    [(4, False, ("47.4", "83.3")), (8, True, ("28.3", "68.1"))],
+)
+def test_auto_puts_the_teacher_on_the_gpu_where_that_is_not_tight_by_hand(gpus_per_node, on_gpu, peaks):
+    config = configuration("sdpo", f"trainer.n_gpus_per_node={gpus_per_node}")
+    place = place_teacher(config, QWEN3_8B, GH200)
+    assert place.on_gpu == on_gpu
+    assert "update would take {} GiB and sampling {} GiB of 96.0 GiB, where 85% are".format(*peaks) in str(place)
+    need = estimate(config, QWEN3_8B, teacher_on_gpu=on_gpu)
+    assert machine.check_gpu_memory(need, config.actor_rollout_ref.rollout, GH200).status == OK
+
+
+@pytest.mark.parametrize(("placement", "where"), [("gpu", "on the GPU"), ("cpu", "in ordinary memory")])
+def test_a_place_that_is_asked_for_is_taken(placement, where):
+    config = configuration("sdpo", f"actor_rollout_ref.actor.self_distillation.teacher_placement={placement}")
+    for size in (GIB, 1000 * GIB):
+        assert str(place_teacher(config, QWEN3_8B, size)) == f"its weights rest {where}; teacher_placement={placement}"
+
+
+def test_only_a_teacher_that_is_a_second_model_has_a_place():
+    block = "actor_rollout_ref.actor.self_distillation.teacher_regularization"
+    for name, *overrides in (
+        ("sdpo", f"{block}=live"),
+        ("sdpo", f"{block}=frozen", "actor_rollout_ref.model.lora_rank=8"),
+        ("baseline_grpo", "actor_rollout_ref.actor.use_kl_loss=True"),
+    ):
+        assert place_teacher(configuration(name, *overrides), QWEN3_8B, GH200) is None
+
+
 def test_teachers_that_are_no_second_model_or_not_saved():
     block = "actor_rollout_ref.actor.self_distillation.teacher_regularization"
     parameters = QWEN3_8B.parameters
@@ -380,7 +428,8 @@ def test_checkpoints_on_disk():
 
 
 def test_without_an_accelerator_everything_is_in_memory():
-    need = Need(training_state=1, resident_state=0, logits=2, gathered_root=0, engine_weights=4, host=8, checkpoint=0)
+    sizes = {"training_state": 1, "logits": 2, "engine_weights": 4, "host": 8}
+    need = Need(**sizes, resident_state=0, teacher=0, gathered_root=0, checkpoint=0)
     assert cpu_total(need, kv_cache=16) == 31 + 9 * GIB
 
 
@@ -466,7 +515,8 @@ def test_capacity_of_a_machine_with_gpus(monkeypatch, tmp_path):
     tiny = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "num_key_value_heads": 1}
     Qwen3Config(vocab_size=16, intermediate_size=8, head_dim=8, **tiny).save_pretrained(tmp_path)
     found = capacity(monkeypatch, tmp_path, lambda: gpus(4))
-    assert list(found) == ["GPUs", "model", "GPU memory", "memory", "checkpoints"]
+    assert list(found) == ["GPUs", "model", "teacher", "GPU memory", "memory", "checkpoints"]
+    assert "on the GPU" in found["teacher"].found and "teacher 0.0 GiB" in found["GPU memory"].found
 
 
 def test_model_folder_without_a_model(monkeypatch, tmp_path):

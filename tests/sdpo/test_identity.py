@@ -58,6 +58,7 @@ def folder(make, tmp_path):
         ["trainer.n_gpus_per_node=2", "actor_rollout_ref.rollout.tensor_model_parallel_size=1"],
         ["actor_rollout_ref.actor.fsdp_config.param_offload=True", "ray_kwargs.ray_init.num_cpus=3"],
         ["data.dataloader_num_workers=0", "reward.num_workers=1", f"{BLOCK}.max_grader_error_rate=0.5"],
+        [f"{BLOCK}.teacher_placement=gpu", f"{BLOCK}.head=eager"],
     ],
 )
 def test_a_run_goes_on_where_nothing_that_trains_has_changed(make, folder, overrides):

@@ -15,8 +15,9 @@ def difference(found: torch.Tensor, expected: torch.Tensor) -> float:
     return ((found - expected).abs().max() / expected.abs().max()).item()
 
 
-def test_the_moving_average_is_that_of_the_merged_weights(ranks, strategy, models):
-    ranks.run(check_average, path=models["untied"], strategy=strategy)
+@pytest.mark.parametrize("stays", [True, False], ids=["stays", "offloaded"])
+def test_the_moving_average_is_that_of_the_merged_weights(ranks, strategy, models, stays):
+    ranks.run(check_average, path=models["untied"], strategy=strategy, stays=stays)
 
 
 def test_the_moving_average_with_original_parameters_and_tied_embeddings(two_ranks, models):

@@ -12,26 +12,46 @@ RATE = 0.25
 EMA = {"teacher_regularization": "ema", "teacher_update_rate": RATE}
 
 
+@pytest.fixture(params=[True, False], ids=["stays", "offloaded"])
+def stays(request) -> bool:
+    """Whether the teacher is built without FSDP's CPU offload."""
+    return request.param
+
+
 @pytest.mark.parametrize("model", ["tied", "untied"])
-def test_forward_uses_the_moving_average(ranks, strategy, models, model):
-    ranks.run(check_ema, path=models[model], strategy=strategy)
+def test_forward_uses_the_moving_average(ranks, strategy, models, model, stays):
+    ranks.run(check_ema, path=models[model], strategy=strategy, stays=stays)
 
 
-def test_forward_uses_the_moving_average_with_original_parameters(two_ranks, models):
-    two_ranks.run(check_ema, path=models["untied"], strategy="fsdp", use_orig_params=True)
+def test_forward_uses_the_moving_average_with_original_parameters(two_ranks, models, stays):
+    two_ranks.run(check_ema, path=models["untied"], strategy="fsdp", use_orig_params=True, stays=stays)
 
 
-def test_without_resharding_the_forward_is_stale(two_ranks, models):
+def test_without_resharding_the_forward_is_stale(two_ranks, models, stays):
     """What `reshard` is for: FSDP1's root unit keeps the gathered old weights (and the check above can fail)."""
-    two_ranks.run(check_stale, path=models["untied"])
+    two_ranks.run(check_stale, path=models["untied"], stays=stays)
 
 
-def check_stale(engines, path):
+def check_stale(engines, path, stays):
     with (
         mock.patch("verl.sdpo.adapters.weights.reshard"),
         pytest.raises(AssertionError, match="Tensor-likes are not close"),
     ):
-        check_ema(engines, path, "fsdp")
+        check_ema(engines, path, "fsdp", stays=stays)
+
+
+def test_offloaded_shards_that_part_from_the_gathered_ones_are_stale(two_ranks, models):
+    """FSDP2 pins again what it takes for not pinned, and keeps two copies (torch's _fsdp_param.py:1044)."""
+    two_ranks.run(check_parted, path=models["untied"])
+
+
+def check_parted(engines, path):
+    engines.pin_by_copying()
+    with (
+        mock.patch.object(torch.Tensor, "is_pinned", lambda tensor: False),
+        pytest.raises(AssertionError, match="Tensor-likes are not close"),
+    ):
+        check_ema(engines, path, "fsdp2", stays=False)
 
 
 def check_ema(engines, path, strategy, **options):
@@ -193,26 +213,61 @@ def check_distance(engines, path, strategy):
     assert pair.teacher.weights.distance() == untouched == pytest.approx(float(difference / norm), rel=1e-5)
 
 
-def test_update_before_the_first_forward(ranks, strategy, models):
-    ranks.run(check_early_update, path=models["tied"], strategy=strategy)
+class Resting(torch.Tensor):
+    """A tensor in ordinary memory: it may be copied, and nothing is computed with it."""
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        assert function in (torch.Tensor.to, torch.Tensor.copy_, torch.Tensor.shape.__get__), function
+        with torch._C.DisableTorchFunctionSubclass():
+            plain = [each.as_subclass(torch.Tensor) if isinstance(each, cls) else each for each in args]
+            return function(*plain, **(kwargs or {}))
 
 
-def check_early_update(engines, path, strategy):
-    """EMA of an unmoved student: the distance shrinks by the rate."""
-    pair = engines.build_pair(path, strategy=strategy, settings=EMA)
+def test_nothing_is_computed_where_shards_rest(models, groups):
+    groups[1].run(check_rest, path=models["tied"])
+
+
+def check_rest(engines, path):
+    """Averages and distances: with `param_offload` the student's shards are in ordinary memory as well."""
+    pair = engines.build_pair(path, strategy="fsdp2", settings=EMA)
+    weights = pair.teacher.weights
+    shards = [[shard.as_subclass(Resting) for shard in both] for both in weights._pairs()]
+    with pytest.raises(AssertionError, match="lerp"):
+        torch.lerp(*shards[0], RATE)
+    before = weights.distance()
+    with mock.patch.object(weights, "_pairs", lambda: shards):
+        assert weights.distance() == before
+        assert weights.follow(RATE) == pytest.approx((1 - RATE) * before, rel=1e-4)
+    assert weights.distance() == pytest.approx((1 - RATE) * before, rel=1e-4)
+
+
+def test_update_before_the_first_forward(ranks, strategy, models, stays):
+    ranks.run(check_early_update, path=models["tied"], strategy=strategy, stays=stays)
+
+
+def check_early_update(engines, path, strategy, **options):
+    """EMA of an unmoved student: the distance shrinks by the rate, and the logits are those of the average."""
+    pair = engines.build_pair(path, strategy=strategy, settings=EMA, **options)
     pair.teacher.after_training_step()
     updated = pair.teacher.weights.distance()
-    untouched = engines.build_pair(path, strategy=strategy, settings=EMA)
+    untouched = engines.build_pair(path, strategy=strategy, settings=EMA, **options)
     assert updated == pytest.approx((1 - RATE) * untouched.teacher.weights.distance(), rel=1e-4)
-
-
-def test_checkpoint_restores_the_teacher(ranks, strategy, models, tmp_path):
-    ranks.run(check_checkpoint, path=models["tied"], strategy=strategy, folder=str(tmp_path))
-
-
-def check_checkpoint(engines, path, strategy, folder):
+    student, teacher = (engines.full_weights(engine) for engine in (untouched.student, untouched.reference))
+    average = {name: weight + RATE * (student[name] - weight) for name, weight in teacher.items()}
     samples = engines.make_samples()
-    pair = engines.build_pair(path, strategy=strategy, settings=EMA, lr=1e-2)
+    expected = engines.expected_teacher_rows(engines.unsharded(path, average), samples)
+    torch.testing.assert_close(engines.teacher_rows(pair, samples), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_checkpoint_restores_the_teacher(ranks, strategy, models, tmp_path, stays):
+    ranks.run(check_checkpoint, path=models["tied"], strategy=strategy, folder=str(tmp_path), stays=stays)
+
+
+def check_checkpoint(engines, path, strategy, folder, **options):
+    samples = engines.make_samples()
+    options |= {"strategy": strategy, "settings": EMA, "lr": 1e-2}
+    pair = engines.build_pair(path, **options)
     engines.train(pair.student, samples)
     pair.teacher.after_training_step()
     # The engine's own save_checkpoint loads an FSDP1 model to the GPU first.
@@ -222,10 +277,10 @@ def check_checkpoint(engines, path, strategy, folder):
     engines.train(pair.student, samples)
     pair.teacher.after_training_step()
 
-    untrained = engines.build_pair(path, strategy=strategy, settings=EMA, lr=1e-2, shift=0.0)
+    untrained = engines.build_pair(path, shift=0.0, **options)
     assert (engines.teacher_rows(untrained, samples) - expected).abs().mean() > 0.1
     # As verl resumes: no forward has run before.
-    resumed = engines.build_pair(path, strategy=strategy, settings=EMA, lr=1e-2, shift=0.0)
+    resumed = engines.build_pair(path, shift=0.0, **options)
     resumed.student.load_checkpoint(folder, del_local_after_load=False)
     resumed.teacher.load(folder)
     assert torch.equal(engines.teacher_rows(resumed, samples), expected)

@@ -225,6 +225,10 @@ IMPOSSIBLE = [
         {"actor_rollout_ref.ref.fsdp_config.model_dtype": "bf16"},
         ["ref.fsdp_config.model_dtype=bf16", "teacher_regularization=ema", "Set model_dtype=fp32"],
     ),
+    (
+        {"actor_rollout_ref.ref.fsdp_config.offload_policy": True},
+        ["ref.fsdp_config.offload_policy=True", f"{BLOCK}.teacher_placement=auto", "Set offload_policy=False"],
+    ),
     ({"distillation.enabled": True}, ["distillation.enabled=True", "Set distillation.enabled=False"]),
     (
         {"actor_rollout_ref.actor.ppo_max_token_len_per_gpu": 11263},

@@ -15,6 +15,7 @@ from verl.sdpo.head import EagerHead, TokenStatistics
 from verl.sdpo.model import Model, Rows
 
 UPDATE_INTERVALS = ("step", "optimizer")
+PLACEMENTS = ("auto", "gpu", "cpu")
 
 
 class Weights(Protocol):
@@ -38,7 +39,14 @@ class Teacher:
 
     @dataclass(frozen=True)
     class Config:
-        """The kinds that need no settings."""
+        """What a kind needs that may be a second model."""
+
+        teacher_placement: str = "auto"
+        """Where its weights rest. gpu; cpu: in ordinary memory, from where every forward fetches them; auto: on the GPU
+        where the doctor's estimate with them there is at most 85 % of it, else as cpu."""
+
+        def __post_init__(self):
+            require_choice("teacher_placement", self.teacher_placement, PLACEMENTS)
 
     needs_reference: ClassVar[bool] = True
     """It scores with another model beside the student: the initial one, or with `moves` one of its own."""
@@ -103,11 +111,12 @@ class Frozen(Teacher):
 
 
 @dataclass(frozen=True)
-class RateConfig:
+class RateConfig(Teacher.Config):
     teacher_update_rate: float = 0.05
     """Weight of the student in each EMA update, and in the trust-region mix."""
 
     def __post_init__(self):
+        super().__post_init__()
         require_fraction("teacher_update_rate", self.teacher_update_rate)
 
 
@@ -144,6 +153,7 @@ class Refresh(Teacher):
         """Training steps between two copies."""
 
         def __post_init__(self):
+            super().__post_init__()
             name = "teacher_refresh_interval"
             require(name, self.teacher_refresh_interval, is_positive_int, "a whole number of training steps >= 1")
 
@@ -176,6 +186,10 @@ class TrustRegion(Teacher):
 
 class Live(Teacher):
     """The student itself: no second copy of the weights, nothing to update, nothing to save."""
+
+    @dataclass(frozen=True)
+    class Config:
+        """No settings."""
 
     needs_reference = False
 

@@ -15,6 +15,7 @@ from verl.sdpo.adapters.actor_config import SelfDistillationActorConfig
 from verl.sdpo.adapters.head_place import head_replaced, refuse_changed_logits
 from verl.sdpo.adapters.layout import as_verl, by_prompt, predicting_positions, reordered, shared, without_objects
 from verl.sdpo.adapters.losses import make_policy_loss, make_regularizer
+from verl.sdpo.adapters.placement import PlacedEngine
 from verl.sdpo.adapters.recorder import TokenRecorder
 from verl.sdpo.adapters.sums import EMPTY, summed
 from verl.sdpo.config import SelfDistillationConfig
@@ -26,15 +27,14 @@ from verl.sdpo.teacher import Teacher
 from verl.utils import tensordict_utils as tu
 from verl.utils.device import get_device_id, get_device_name
 from verl.workers.engine import EngineRegistry
-from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
 MODEL_TYPE = "sdpo_language_model"
 # Fields of a sample: the most likely tokens of every response position before the update, flat (its length * K,).
 OLD_TOPK = ("old_topk_indices", "old_topk_log_probs")
 
 
-@EngineRegistry.register(model_type=MODEL_TYPE, backend=["fsdp", "fsdp2"], device="cuda")
-class SelfDistillationEngine(FSDPEngineWithLMHead):
+@EngineRegistry.register(model_type=MODEL_TYPE, backend=["fsdp", "fsdp2"], device=["cuda", "cpu"])
+class SelfDistillationEngine(PlacedEngine):
     """FSDP engine whose training step is SDPO."""
 
     actor_config: SelfDistillationActorConfig

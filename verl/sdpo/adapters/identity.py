@@ -21,7 +21,7 @@ TRACKER = "latest_checkpointed_iteration.txt"
 # and change no step that it takes. Patterns, in which * also matches dots.
 MAY_DIFFER = """
     trainer.*  insight.*  global_profiler.*  *.profiler.*  *.rollout.trace.*  test_time.log  *.max_grader_error_rate
-    *.self_distillation.head
+    *.self_distillation.head  *.self_distillation.teacher_placement
     vars.dir  vars.log_dir  vars.ckpt_dir
     data.val_*  data.validation_shuffle  *.val_kwargs.*  *.hidden_file
     ray_kwargs.*  transfer_queue.*  skip.*  *.nccl_timeout  *num_workers  *overlong_prompts_workers  *.n_gpus_per_node

@@ -268,10 +268,21 @@ def _validate_reference(config: Mapping, block: SelfDistillationConfig) -> None:
                 "small updates round to nothing below float32. Set model_dtype=fp32 (compute stays in the "
                 "mixed_precision dtype)."
             )
+    if block.teacher_kind.needs_second_model(is_lora(config)):
+        _validate_placement(config["actor_rollout_ref"]["ref"]["fsdp_config"], block.teacher.teacher_placement)
     if (config.get("distillation") or {}).get("enabled", False):
         raise ValueError(
             f"distillation.enabled=True with loss_mode={LOSS_MODE}: verl's own distillation brings another teacher and "
             "replaces the loss. Set distillation.enabled=False."
+        )
+
+
+def _validate_placement(engine: Mapping, placement: str) -> None:
+    if engine.get("offload_policy", False):
+        raise ValueError(
+            f"actor_rollout_ref.ref.fsdp_config.offload_policy=True with {BLOCK}.teacher_placement={placement}: the "
+            "second alone says where the teacher's weights rest. Set offload_policy=False, and teacher_placement=cpu "
+            "to offload them."
         )
 
 

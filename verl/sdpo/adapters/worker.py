@@ -1,19 +1,21 @@
 """verl's actor/rollout/ref worker whose ref model is the self-teacher."""
 
 import gc
+from functools import partial
 
 from omegaconf import DictConfig, open_dict
 from tensordict import TensorDict
 
 from verl.sdpo.adapters.engine import MODEL_TYPE
 from verl.sdpo.adapters.layout import shares_prefixes
+from verl.sdpo.adapters.placement import teacher_stays
 from verl.sdpo.adapters.recorder import TokenRecorder
 from verl.sdpo.adapters.weights import make_teacher
 from verl.single_controller.base.decorator import Dispatch, make_nd_compute_dataproto_dispatch_fn, register
 from verl.utils import tensordict_utils as tu
 from verl.utils.config import omega_conf_to_dataclass
 from verl.utils.device import get_torch_device
-from verl.workers.engine_workers import ActorRolloutRefWorker
+from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 
 ONE_TO_ALL = Dispatch.ONE_TO_ALL  # type: ignore[attr-defined]  # verl adds the members of this enumeration at run time
 
@@ -25,6 +27,12 @@ class SelfDistillationWorker(ActorRolloutRefWorker):
         with open_dict(config.model):
             config.model.model_type = MODEL_TYPE
         super().__init__(config, *args, **kwargs)
+
+    def ref_worker_cls(self, config):
+        """What verl makes the ref model's worker with; the model itself is built later."""
+        worker = TrainingWorker(config=config)
+        worker.engine.stays = partial(teacher_stays, self.config)
+        return worker
 
     @register(dispatch_mode=ONE_TO_ALL)
     def init_model(self):

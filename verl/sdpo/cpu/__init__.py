@@ -58,14 +58,6 @@ def register_engines(_module) -> None:
     import verl.sdpo.cpu.engine  # noqa: F401  registers on import
 
 
-def register_distillation_engine(module) -> None:
-    from verl.sdpo.cpu.engine import without_offload
-    from verl.workers.engine import EngineRegistry
-
-    engine = without_offload(module.SelfDistillationEngine)
-    EngineRegistry.register(model_type=module.MODEL_TYPE, backend=["fsdp", "fsdp2"], device="cpu")(engine)
-
-
 def register_rollout(module) -> None:
     def load():
         from verl.sdpo.cpu.rollout import CPUvLLMReplica
@@ -84,5 +76,4 @@ def register() -> None:
         os.environ.setdefault(name, value)
     wrapt.register_post_import_hook(use_gloo, "verl.utils.distributed")
     wrapt.register_post_import_hook(register_engines, "verl.workers.engine")
-    wrapt.register_post_import_hook(register_distillation_engine, "verl.sdpo.adapters.engine")
     wrapt.register_post_import_hook(register_rollout, "verl.workers.rollout.replica")

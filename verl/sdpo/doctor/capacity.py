@@ -6,12 +6,18 @@ are activations, the layers that FSDP gathers for a moment, fragmentation and CU
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 from verl.sdpo.config import is_lora, is_sdpo, parse_block
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 GIB = 2**30
 FLOAT32 = 4
 BFLOAT16 = 2
+# Above this share of a GPU the parts that the estimate leaves out may not fit.
+TIGHT = 0.85
 # verl's processes without the model: the quickstart's measured peak, 12.3 to 13.0 GiB, less what is counted here.
 CPU_PROCESSES = 9 * GIB
 
@@ -36,6 +42,8 @@ class Need:
     """Per GPU: weights, gradients and Adam's two moments of the actor's shard; the latter two of the adapter only."""
     resident_state: int
     """Per GPU: what of it stays there while the inference engine samples."""
+    teacher: int
+    """Per GPU: the shard of a reference that rests there."""
     logits: int
     """Per GPU: the largest logits of an update."""
     gathered_root: int
@@ -43,10 +51,24 @@ class Need:
     engine_weights: int
     """Per GPU: the inference engine's copy of the model."""
     host: int
-    """Per node, in ordinary memory: the teacher, which verl keeps there (FSDP1 with room for gradients that it never
-    gets), and what is offloaded."""
+    """Per node, in ordinary memory: a reference that rests there (FSDP1 with room for gradients that it never gets),
+    and what is offloaded."""
     checkpoint: int
     """On disk, over all nodes: one checkpoint."""
+
+
+class Place(NamedTuple):
+    """Where the weights of a teacher that is a second model rest."""
+
+    on_gpu: bool
+    reason: str
+
+    def __str__(self) -> str:
+        return f"its weights rest {'on the GPU' if self.on_gpu else 'in ordinary memory'}; {self.reason}"
+
+
+def gib(size: int) -> str:
+    return f"{size / GIB:.1f} GiB"
 
 
 def read_model(path: str, *, trust_remote_code: bool) -> Model:
@@ -61,6 +83,13 @@ def read_model(path: str, *, trust_remote_code: bool) -> Model:
     config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=trust_remote_code)
     with torch.device("meta"):
         module = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    return measure(module)
+
+
+def measure(module: "PreTrainedModel") -> Model:
+    """Count the parameters of a model that is neither sharded nor has an adapter."""
+    import torch
+
     parameters = sum(parameter.numel() for parameter in module.parameters())
     # FSDP's units; verl asks the same attribute (verl/utils/fsdp_utils.py:102).
     layers = (child for child in module.modules() if type(child).__name__ in (module._no_split_modules or ()))
@@ -68,7 +97,7 @@ def read_model(path: str, *, trust_remote_code: bool) -> Model:
     head = module.get_output_embeddings()
     linears = [each for each in module.modules() if isinstance(each, torch.nn.Linear) and each is not head]
     widths = sum(linear.in_features + linear.out_features for linear in linears)
-    return Model(parameters, parameters - in_layers, config.get_text_config().vocab_size, widths)
+    return Model(parameters, parameters - in_layers, module.config.get_text_config().vocab_size, widths)
 
 
 def has_reference(config: Mapping) -> bool:
@@ -90,17 +119,22 @@ def _bytes_per_gathered_weight(engine: Mapping) -> int:
 
 def _logits(config: Mapping, vocabulary: int) -> int:
     """SDPO: student and teacher at the response's tokens; verl's own losses: one model at every token. In float32."""
-    actor, data = config["actor_rollout_ref"]["actor"], config["data"]
-    response = data["max_response_length"]
-    row = response if is_sdpo(config) else data["max_prompt_length"] + response
+    actor, rollout = (config["actor_rollout_ref"][name] for name in ("actor", "rollout"))
+    response = rollout["response_length"]
+    row = response if is_sdpo(config) else rollout["prompt_length"] + response
     tokens = row * (actor["ppo_micro_batch_size_per_gpu"] or 1)
     if actor["use_dynamic_bsz"]:
         tokens = actor["ppo_max_token_len_per_gpu"]
     return tokens * vocabulary * FLOAT32 * (2 if is_sdpo(config) else 1)
 
 
-def estimate(config: Mapping, model: Model) -> Need:
-    """What the configuration (the whole Hydra tree) needs to train `model`."""
+def estimate(config: Mapping, model: Model, *, teacher_on_gpu: bool = False) -> Need:
+    """What the configuration needs to train `model`.
+
+    Args:
+        config: the whole Hydra tree, or of it `actor_rollout_ref`, and of `trainer` the numbers of nodes and GPUs.
+        teacher_on_gpu: see `place_teacher`.
+    """
     actor_rollout_ref, trainer = config["actor_rollout_ref"], config["trainer"]
     actor, rollout = actor_rollout_ref["actor"], actor_rollout_ref["rollout"]
     engine = actor["fsdp_config"]
@@ -124,16 +158,18 @@ def estimate(config: Mapping, model: Model) -> Need:
     if engine["offload_policy"]:
         # FSDP2 then steps the optimizer in ordinary memory as well.
         stays, offloaded, trains = 0, trains, 0
+    # FSDP1 pins a gradient beside every offloaded shard (torch/distributed/fsdp/_flat_param.py:1261).
+    in_memory = 0 if teacher_on_gpu else reference * (2 if is_fsdp1 else 1)
     keeps_teacher = is_sdpo(config) and parse_block(config).teacher_kind.saves
     saved = {"model": weights, "optimizer": moments}
     return Need(
         training_state=trains // shards,
         resident_state=stays // shards,
+        teacher=reference // shards if teacher_on_gpu else 0,
         logits=_logits(config, model.vocabulary),
         gathered_root=root if is_fsdp1 else 0,
         engine_weights=model.parameters * BFLOAT16 // rollout["tensor_model_parallel_size"],
-        # FSDP1 pins a gradient beside every offloaded shard (torch/distributed/fsdp/_flat_param.py:1261).
-        host=(reference * (2 if is_fsdp1 else 1) + offloaded) * gpus_per_node // shards,
+        host=(in_memory + offloaded) * gpus_per_node // shards,
         checkpoint=sum(saved.get(name, 0) for name in actor["checkpoint"]["save_contents"]) + reference * keeps_teacher,
     )
 
@@ -141,8 +177,25 @@ def estimate(config: Mapping, model: Model) -> Need:
 def gpu_peaks(need: Need, rollout: Mapping, gpu_bytes: int) -> tuple[int, int, int]:
     """Bytes on one GPU of `gpu_bytes`: during an update, while sampling, and of the latter the KV cache."""
     share = int(rollout["gpu_memory_utilization"] * gpu_bytes)
-    update = need.training_state + need.logits + need.gathered_root + (0 if rollout["free_cache_engine"] else share)
-    return update, need.resident_state + share, share - need.engine_weights
+    update = need.training_state + need.teacher + need.logits + need.gathered_root
+    update += 0 if rollout["free_cache_engine"] else share
+    return update, need.resident_state + need.teacher + share, share - need.engine_weights
+
+
+def place_teacher(config: Mapping, model: Model, gpu_bytes: int) -> Place | None:
+    """Where the teacher rests, with GPUs of `gpu_bytes`; None where it is no second model. config as for `estimate`."""
+    if not (is_sdpo(config) and has_reference(config)):
+        return None
+    placement = parse_block(config).teacher.teacher_placement
+    if placement != "auto":
+        return Place(placement == "gpu", f"teacher_placement={placement}")
+    need = estimate(config, model, teacher_on_gpu=True)
+    update, sampling, _ = gpu_peaks(need, config["actor_rollout_ref"]["rollout"], gpu_bytes)
+    return Place(
+        max(update, sampling) <= TIGHT * gpu_bytes,
+        f"teacher_placement=auto: with it on the GPU an update would take {gib(update)} and sampling {gib(sampling)} "
+        f"of {gib(gpu_bytes)}, where {TIGHT:.0%} are the limit",
+    )
 
 
 def cpu_total(need: Need, kv_cache: int) -> int:

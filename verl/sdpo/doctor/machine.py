@@ -9,17 +9,18 @@ from typing import NamedTuple
 from verl.sdpo import on_cpu
 from verl.sdpo.doctor.capacity import (
     GIB,
+    TIGHT,
     Need,
     checkpoints_on_disk,
     cpu_total,
     estimate,
+    gib,
     gpu_peaks,
+    place_teacher,
     read_model,
 )
 from verl.sdpo.doctor.finding import FAIL, OK, WARN, Finding, describe
 
-# Above this share of a GPU the parts that the estimate leaves out may not fit.
-TIGHT = 0.85
 SAVE_MEMORY = (
     "Set actor_rollout_ref.actor.fsdp_config.param_offload=True and optimizer_offload=True, lower "
     "actor_rollout_ref.rollout.gpu_memory_utilization or data.max_response_length, or use more GPUs."
@@ -44,10 +45,6 @@ def find_gpus() -> list[GPU]:
         GPU(torch.cuda.get_device_name(index), *reversed(torch.cuda.mem_get_info(index)))
         for index in range(torch.cuda.device_count())
     ]
-
-
-def gib(size: int) -> str:
-    return f"{size / GIB:.1f} GiB"
 
 
 def check_gpus(gpus: list[GPU], wanted: int) -> Finding:
@@ -78,6 +75,7 @@ def check_gpu_memory(need: Need, rollout, total: int) -> Finding:
     update, sampling, kv_cache = gpu_peaks(need, rollout, total)
     found = (
         f"estimate per GPU: update {gib(update)} (state {gib(need.training_state)}, logits {gib(need.logits)}"
+        f"{f', teacher {gib(need.teacher)}' if need.teacher else ''}"
         f"{f', gathered teacher {gib(need.gathered_root)}' if need.gathered_root else ''}), "
         f"sampling {gib(sampling)} (of it KV cache {gib(max(kv_cache, 0))}) of {gib(total)}"
     )
@@ -159,12 +157,17 @@ def check_capacity(config) -> Iterator[Finding]:
         yield missing_model(path) if is_missing else broken_model(path, error)
         return
     yield Finding(OK, "model", f"{path}, {model.parameters / 1e9:.2f} billion parameters")
-    need = estimate(config, model)
     if on_cpu():
+        need = estimate(config, model)
         kv_cache = int(os.environ["VLLM_CPU_KVCACHE_SPACE"]) * GIB
         yield check_memory("a run with no accelerator", cpu_total(need, kv_cache))
     else:
+        gpu_bytes = min((gpu.total for gpu in gpus), default=0)
+        place = place_teacher(config, model, gpu_bytes)
+        need = estimate(config, model, teacher_on_gpu=place is not None and place.on_gpu)
         if gpus:
-            yield check_gpu_memory(need, rollout, min(gpu.total for gpu in gpus))
-        yield check_memory("the teacher and what is offloaded", need.host)
+            if place:
+                yield Finding(OK, "teacher", str(place))
+            yield check_gpu_memory(need, rollout, gpu_bytes)
+        yield check_memory("what is offloaded", need.host)
     yield check_disk(trainer.default_local_dir, need.checkpoint, checkpoints_on_disk(trainer))

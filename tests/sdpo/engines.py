@@ -283,8 +283,9 @@ def infer_raw(engine: SelfDistillationEngine, samples: list[Sample], **settings)
 def infer(engine: SelfDistillationEngine, samples: list[Sample], *, by_verl: bool = False, **settings) -> dict:
     """`log_probs` and `entropy` at the response tokens (flat), as the trainer reads them off the engine's output."""
     data = to_batch(samples, calculate_entropy=True, **settings)
-    step = FSDPEngineWithLMHead.forward_step if by_verl else SelfDistillationEngine.forward_step
-    with engine.eval_mode(), torch.no_grad(), mock.patch.object(SelfDistillationEngine, "forward_step", step):
+    source = FSDPEngineWithLMHead if by_verl else SelfDistillationEngine
+    methods = {name: getattr(source, name) for name in ("forward_step", "forward_backward_batch")}
+    with engine.eval_mode(), torch.no_grad(), mock.patch.multiple(SelfDistillationEngine, **methods):
         output = engine.forward_backward_batch(data, None, forward_only=True)["model_output"]
     return {name: response_from_nested(value.cpu(), data["response_mask"]).values() for name, value in output.items()}
 

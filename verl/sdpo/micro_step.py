@@ -1,8 +1,7 @@
 """One micro-batch: which tokens count, what the student says of them, what the teacher says, the loss.
 
 Shapes: `B` sequences of the micro-batch, `T` response tokens of its longest response, `N` response tokens that are
-compared. Everything that knows of FSDP, of packing and of ranks stands behind `Model` and `any_rank`
-(adapters/engine.py).
+compared. Everything that knows of FSDP, of packing and of ranks stands behind `Model` (adapters/engine.py).
 """
 
 from collections.abc import Callable
@@ -107,12 +106,13 @@ def micro_step(
     head_kind: type[EagerHead],
     policy_loss: PolicyLoss,
     regularizer: Regularizer,
-    any_rank: Callable[[torch.Tensor], bool],
+    teaches: bool,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """Loss and metrics of one micro-batch; both add up over micro-batches and average over ranks.
 
-    All ranks run the same forwards, with or without targets of their own, so that FSDP's collectives match; a
-    micro-batch in which no rank has a target skips the teacher.
+    Args:
+        teaches: whether any rank has a target in it. All ranks run the same forwards, with or without targets of their
+            own, so that FSDP's collectives match; where none has one, all skip the teacher.
     """
     distilled_BT = batch.response_mask & batch.targets.unsqueeze(-1)
     reads_all = regularizer.is_active or routing.reads_rewards
@@ -130,7 +130,7 @@ def micro_step(
     loss = ours.log_probs.sum() * 0.0
     metrics: dict[str, torch.Tensor] = {}
     teacher_share, reward_share = routing.shares(batch.targets)
-    if any_rank(batch.targets.any()):
+    if teaches:
         compared = ours.at(distilled_BT[wanted_BT]) if reads_all else ours
         theirs = _teacher_statistics(batch, teacher, distilled_BT, replace(head, topk_indices=compared.topk_indices))
         loss, metrics = _distill(batch, objective, compared, theirs, distilled_BT, teacher_share)

@@ -105,9 +105,3 @@ def by_prompt(data: TensorDict) -> torch.Tensor:
     columns.append([tuple(response.tolist()) for response in data["responses"].unbind()])
     keys = list(zip(*columns, strict=True))
     return torch.tensor(sorted(range(len(keys)), key=keys.__getitem__))
-
-
-def reordered(field: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
-    """A jagged field with its rows in another order."""
-    rows = field.unbind()
-    return torch.nested.as_nested_tensor([rows[row] for row in order.tolist()], layout=torch.jagged)

@@ -5,7 +5,7 @@ after another, and `verl.sdpo.loss` on the padded result.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
 from unittest import mock
@@ -418,6 +418,16 @@ def global_sum(values: list[float]) -> float:
 
 def global_loss(output: dict) -> float:
     return global_sum(output["loss"])
+
+
+@contextmanager
+def every_row_read(is_on: bool) -> Iterator[None]:
+    """The student computes rows without a target too, as it does where they have another loss."""
+    modules = ("verl.sdpo.adapters.engine", "verl.sdpo.micro_step")
+    with ExitStack() as stack:
+        for module in modules if is_on else ():
+            stack.enter_context(mock.patch(f"{module}.reads_every_row", lambda *args: True))
+        yield
 
 
 @contextmanager

@@ -168,6 +168,32 @@ def check_few_targets(engines, path, strategy, options, targets):
     assert metrics["self_distillation/empty_target_batch"].aggregate() == sum(empty) / 2
 
 
+@pytest.mark.parametrize("targets", ["10000110", "11110000", "00000000"])
+def test_rows_without_target_are_left_out_and_nothing_else_changes(two_ranks, strategy, models, targets):
+    two_ranks.run(check_left_out, path=models["tied"], strategy=strategy, targets=targets)
+
+
+def check_left_out(engines, path, strategy, targets):
+    """Beside the same step with every row computed; one rank has more targets than the other."""
+    pair = engines.build_pair(path, strategy=strategy, settings={"denominator": "all"})
+    share = engines.rank_share(engines.make_samples(targets))
+    computed = {True: 0, False: 0}
+    for settings in SPLITS.values():
+        found = {}
+        for every in (True, False):
+            with engines.every_row_read(every), engines.shapes_seen(pair.student) as seen:
+                found[every] = engines.gradients_of(pair.student, share, **settings)
+            computed[every] += sum(rows * width for rows, width in seen["embedded"])
+        engines.assert_same(found[False][0], found[True][0], rtol=1e-4, atol=1e-6)
+        metrics, expected = (
+            {name: engines.global_sum([metric.aggregate()]) for name, metric in output["metrics"].items()}
+            for _, output in (found[False], found[True])
+        )
+        assert metrics == pytest.approx(expected, rel=1e-4, abs=1e-6)
+        assert engines.global_loss(found[False][1]) == pytest.approx(engines.global_loss(found[True][1]), rel=1e-4)
+    assert computed[False] < computed[True]
+
+
 @pytest.mark.parametrize(
     "actor",
     [
@@ -221,16 +247,16 @@ def test_only_needed_rows_and_positions_are_computed(two_ranks, strategy, models
 
 
 def check_shapes(engines, path, strategy):
-    """One micro-batch: the teacher embeds rows with a target only, both heads see distilled positions only."""
+    """One micro-batch: both models embed rows with a target only, both heads see distilled positions only."""
     pair = engines.build_pair(path, strategy=strategy, actor={"shared_prefix": "off"})
     samples = engines.rank_share(engines.make_samples("01100111"))
     with engines.shapes_seen(pair.student) as student, engines.shapes_seen(pair.reference) as teacher:
         engines.gradients_of(pair.student, samples, micro_batch_size_per_gpu=4)
     targets = [s for s in samples if s.target]
     tokens = sum(int(s.mask.sum()) for s in targets)
-    width = max(len(s.prompt) + len(s.response) for s in samples)
+    width = max(len(s.prompt) + len(s.response) for s in targets)
     teacher_width = max(len(s.teacher_prompt) + len(s.response) for s in targets)
-    assert student == {"embedded": [(4, width)], "scored": [tokens]}
+    assert student == {"embedded": [(len(targets), width)], "scored": [tokens]}
     assert teacher == {"embedded": [(len(targets), teacher_width)], "scored": [tokens]}
 
 

@@ -92,6 +92,11 @@ class MicroBatch:
         return self.teacher_weights > 0
 
 
+def reads_every_row(regularizer: Regularizer, routing: Routing) -> bool:
+    """Whether rows without a target have a loss too."""
+    return regularizer.is_active or routing.reads_rewards
+
+
 PolicyLoss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
 """(N,) old log-probabilities, log-probabilities, weighted advantages, rollout weights -> verl's PPO losses, summed."""
 
@@ -115,7 +120,7 @@ def micro_step(
             own, so that FSDP's collectives match; where none has one, all skip the teacher.
     """
     distilled_BT = batch.response_mask & batch.targets.unsqueeze(-1)
-    reads_all = regularizer.is_active or routing.reads_rewards
+    reads_all = reads_every_row(regularizer, routing)
     wanted_BT = batch.response_mask if reads_all else distilled_BT
     head = head_kind(
         batch.token_ids[wanted_BT],
@@ -125,7 +130,7 @@ def micro_step(
         entropy_has_gradient=regularizer.entropy_coeff != 0,
         best=ALTERNATIVES if batch.observer else 0,
     )
-    ours = student.run(batch.student_rows, wanted_BT, head)
+    ours = student.run(*batch.student_rows.only(wanted_BT), head)
     # Attached to the graph: the backward pass of a micro-batch without targets has collectives too.
     loss = ours.log_probs.sum() * 0.0
     metrics: dict[str, torch.Tensor] = {}
@@ -149,10 +154,8 @@ def micro_step(
 def _teacher_statistics(
     batch: MicroBatch, teacher: Teacher, distilled_BT: torch.Tensor, head: EagerHead
 ) -> TokenStatistics:
-    """At the distilled tokens. Rows without a target are left out; a rank that has none runs a single token along."""
-    rows = batch.teacher_rows.select(batch.targets)
-    # The rows of a rank without targets have no wanted token.
-    wanted_BT = distilled_BT[batch.targets] if batch.targets.any() else distilled_BT[:1]
+    """At the distilled tokens."""
+    rows, wanted_BT = batch.teacher_rows.only(distilled_BT)
     head = replace(head, token_ids=batch.token_ids[distilled_BT], entropy_has_gradient=False)
     return teacher.statistics(rows, wanted_BT, head)
 

@@ -21,7 +21,7 @@ from verl.sdpo.adapters.recorder import TokenRecorder
 from verl.sdpo.adapters.sums import empty_share, summed
 from verl.sdpo.config import SelfDistillationConfig
 from verl.sdpo.head import SAMPLED_TOKEN, ChunkedHead, Outcomes
-from verl.sdpo.micro_step import MicroBatch, micro_step
+from verl.sdpo.micro_step import MicroBatch, micro_step, reads_every_row
 from verl.sdpo.model import Result, Rows
 from verl.sdpo.objective import Denominators
 from verl.sdpo.teacher import Teacher
@@ -70,8 +70,12 @@ class SelfDistillationEngine(FSDPEngineWithLMHead):
         return grad_norm
 
     def forward_backward_batch(self, data: TensorDict, loss_function, forward_only=False):
-        parts = parts_of(data, shares_prefixes=self.shares_prefixes, forward_only=forward_only)
+        every = [True] * len(data)
         targets = [False] * len(data) if forward_only else (data["teacher_weight"] > 0).tolist()
+        how = {"shares_prefixes": self.shares_prefixes, "forward_only": forward_only}
+        all_parts = parts = parts_of(data, every, **how)
+        if not (forward_only or reads_every_row(self.regularizer, self.settings.routing)):
+            parts = parts_of(data, targets, **how)
         split = Split.agreed(parts, targets, self.get_data_parallel_group())
         step = partial(self._score, data, split) if forward_only else self._training(data, split)
         # verl says a list of dicts; it is one.
@@ -80,7 +84,7 @@ class SelfDistillationEngine(FSDPEngineWithLMHead):
             scores = output["model_output"]
             return output | {"model_output": {k: restore_dynamic_batch(v, split.rows) for k, v in scores.items()}}
         output = summed(output)
-        output["metrics"] |= empty_share(parts, targets)
+        output["metrics"] |= empty_share(all_parts, targets)
         return output
 
     def forward_step(self, micro_batch: TensorDict, loss_function, forward_only):

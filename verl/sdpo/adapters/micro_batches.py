@@ -34,9 +34,10 @@ class Split:
         """All ranks' numbers of micro-batches and targets in one exchange; collective.
 
         Args:
-            parts: this rank's micro-batches.
+            parts: this rank's micro-batches; a batch without any is one micro-batch without rows.
             targets: (B,), whether a row has a target; B is the same on all ranks.
         """
+        parts = parts or [[]]
         # 0: no such micro-batch, 1: one without target, 2: one with a target.
         states = [1 + any(targets[row] for row in rows) for rows in parts]
         found = torch.tensor(states + [0] * (len(targets) - len(parts)), device=get_device_id())
@@ -60,9 +61,12 @@ class Split:
         return batch
 
 
-def parts_of(data: TensorDict, *, shares_prefixes: bool, forward_only: bool) -> list[list[int]]:
-    """The rows of each of this rank's micro-batches, as verl's settings in `data` say."""
-    rows = by_prompt(data).tolist() if shares_prefixes else list(range(len(data)))
+def parts_of(
+    data: TensorDict, is_read: Sequence[bool], *, shares_prefixes: bool, forward_only: bool
+) -> list[list[int]]:
+    """The micro-batches of those rows that are read, as verl's settings in `data` say."""
+    order = by_prompt(data).tolist() if shares_prefixes else range(len(data))
+    rows = [row for row in order if is_read[row]]
     if not tu.get_non_tensor_data(data, "use_dynamic_bsz", default=True):
         size = data["micro_batch_size_per_gpu"]
         return _next_fit([[row] for row in rows], lambda part: len(part) <= size)
@@ -85,6 +89,8 @@ def _next_fit(units: list[list[int]], fits: Callable[[list[int]], bool]) -> list
 
 def _balanced(lengths: torch.Tensor, most: int) -> list[list[int]]:
     """verl's dynamic micro-batches of units with so many tokens, which it reads off `input_ids`."""
+    if not len(lengths):
+        return []
     offsets = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
     placeholder = torch.zeros(int(offsets[-1]), dtype=torch.int8, device=offsets.device)
     units = TensorDict({"input_ids": torch.nested.nested_tensor_from_jagged(placeholder, offsets)}, len(lengths))

@@ -13,10 +13,12 @@ from transfer_queue import KVBatchMeta
 from verl.sdpo.adapters.balance import update_order
 from verl.sdpo.adapters.dump import DumpMixin
 from verl.sdpo.adapters.guard import GuardedTrainer
+from verl.sdpo.adapters.losses import make_regularizer
 from verl.sdpo.adapters.samples import make_row_builder, read_samples
 from verl.sdpo.adapters.teacher_eval import TeacherEvalMixin
 from verl.sdpo.adapters.worker import SelfDistillationWorker
 from verl.sdpo.config import TRAINER_MODE, is_lora
+from verl.sdpo.micro_step import reads_every_row
 from verl.sdpo.teacher_rows import Sample
 from verl.trainer.ppo.utils import Role
 from verl.trainer.ppo.v1.trainer_base import register_trainer
@@ -74,8 +76,15 @@ class TeacherRowsMixin(DumpMixin):
         # Only the meta that comes back carries the new fields to the workers.
         written = tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=fields)
         written.extra_info.update(batch.extra_info)
-        num_ranks = max(self.actor_rollout_wg._dispatch_info["actor"]) + 1
-        written.reorder(update_order(samples, rows, num_ranks=num_ranks, seed=self.global_steps))
+        regularizer = make_regularizer(self.config.actor_rollout_ref.actor)
+        order = update_order(
+            samples,
+            rows,
+            reads_every_row=reads_every_row(regularizer, self.settings.routing),
+            num_ranks=max(self.actor_rollout_wg._dispatch_info["actor"]) + 1,
+            seed=self.global_steps,
+        )
+        written.reorder(order)
         return written
 
     def _samples(self, batch: KVBatchMeta) -> list[Sample]:

@@ -9,7 +9,7 @@ SPLITS = {
     "one-row": {"micro_batch_size_per_gpu": 1},
     "two-rows": {"micro_batch_size_per_gpu": 2},
     "whole": {"micro_batch_size_per_gpu": 4},
-    "dynamic": {"use_dynamic_bsz": True, "max_token_len_per_gpu": 60},
+    "dynamic": {"use_dynamic_bsz": True, "max_token_len_per_gpu": 80},
 }
 
 
@@ -260,30 +260,34 @@ def check_shapes(engines, path, strategy):
     assert teacher == {"embedded": [(len(targets), teacher_width)], "scored": [tokens]}
 
 
-def test_budget_counts_the_longer_row(two_ranks, models):
-    two_ranks.run(check_budget, path=models["tied"])
+@pytest.mark.parametrize("layout", ["packed", "shared"])
+def test_budget_counts_what_student_and_teacher_compute(two_ranks, models, layout):
+    two_ranks.run(check_budget, path=models["tied"], layout=layout)
 
 
-def check_budget(engines, path):
-    """Every second sample has the longer student row. No micro-batch holds more than 60 tokens of either kind."""
-    pair = engines.build_pair(path, strategy="fsdp2", remove_padding=True, actor={"shared_prefix": "off"})
-    samples = [
-        s if i % 2 else replace(s, prompt=s.teacher_prompt, teacher_prompt=s.prompt)
-        for i, s in enumerate(engines.rank_share(engines.make_samples("11111111")))
-    ]
-    data = engines.to_batch(samples, use_dynamic_bsz=True, max_token_len_per_gpu=60, use_remove_padding=True)
-    rows = data["input_ids"]
+def check_budget(engines, path, layout):
+    """No micro-batch has more than 80 tokens of both, a shared prompt counted once; each of the batch's is in one."""
+    is_packed = layout == "packed"
+    sharing = {"shared_prefix": "off" if is_packed else "on"}
+    pair = engines.build_pair(path, strategy="fsdp2", remove_padding=is_packed, actor=sharing)
+    samples = engines.rank_share(siblings(engines.make_samples("11111111")))
+    data = engines.to_batch(samples, use_dynamic_bsz=True, max_token_len_per_gpu=80, use_remove_padding=is_packed)
+    keys, rows = set(data.keys()), data["input_ids"]
     with (
         engines.shapes_seen(pair.student) as student,
         engines.shapes_seen(pair.reference) as teacher,
         pair.student.train_mode(),
     ):
         pair.student.train_batch(data, None)
-    for embedded, prompts in ((student["embedded"], "prompt"), (teacher["embedded"], "teacher_prompt")):
-        tokens = [width for _, width in embedded]
-        assert sum(tokens) == sum(len(getattr(s, prompts)) + len(s.response) for s in samples)
-        assert max(tokens) <= 60 < sum(tokens)
-    assert data["input_ids"] is rows, "the caller's batch is not the engine's to change"
+    both = [ours + theirs for (_, ours), (_, theirs) in zip(student["embedded"], teacher["embedded"], strict=True)]
+    whole = sum(len(s.prompt) + len(s.teacher_prompt) + 2 * len(s.response) for s in samples)
+    assert max(both) <= 80 < sum(both)
+    if is_packed:
+        # But for the single tokens of a rank that has less to do.
+        assert sum(tokens for tokens in both if tokens > 2) == whole
+    else:
+        assert sum(both) < whole
+    assert set(data.keys()) == keys and data["input_ids"] is rows, "the caller's batch is not the engine's to change"
 
 
 def test_metrics_belong_to_the_global_mini_batch(ranks, models):

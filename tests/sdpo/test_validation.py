@@ -53,7 +53,7 @@ VALID = {
             "self_distillation": DEFAULTS,
             "use_kl_loss": False,
             "use_dynamic_bsz": True,
-            "ppo_max_token_len_per_gpu": 10240 + 1024,
+            "ppo_max_token_len_per_gpu": 2048 + 10240 + 2 * 1024,
             "ppo_mini_batch_size": 32,
             "ppo_micro_batch_size_per_gpu": None,
             "loss_agg_mode": "token-mean",
@@ -227,8 +227,14 @@ IMPOSSIBLE = [
     ),
     ({"distillation.enabled": True}, ["distillation.enabled=True", "Set distillation.enabled=False"]),
     (
-        {"actor_rollout_ref.actor.ppo_max_token_len_per_gpu": 11263},
-        ["max_reprompt_len=10240", "max_response_length=1024", "ppo_max_token_len_per_gpu=11263", "to 11264"],
+        {"actor_rollout_ref.actor.ppo_max_token_len_per_gpu": 14335},
+        [
+            "max_prompt_length=2048 +",
+            "max_reprompt_len=10240 + twice",
+            "max_response_length=1024 = 14336",
+            "ppo_max_token_len_per_gpu=14335",
+            "to 14336",
+        ],
     ),
     (
         {"data.max_prompt_length": 10241, "actor_rollout_ref.actor.use_dynamic_bsz": False},

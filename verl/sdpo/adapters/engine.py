@@ -16,7 +16,7 @@ from verl.sdpo.adapters.actor_config import SelfDistillationActorConfig
 from verl.sdpo.adapters.head_place import head_replaced, refuse_changed_logits
 from verl.sdpo.adapters.layout import as_verl, predicting_positions, shared
 from verl.sdpo.adapters.losses import make_policy_loss, make_regularizer
-from verl.sdpo.adapters.micro_batches import STAND_IN, Split, parts_of
+from verl.sdpo.adapters.micro_batches import STAND_IN, Packing, Split
 from verl.sdpo.adapters.recorder import TokenRecorder
 from verl.sdpo.adapters.sums import empty_share, summed
 from verl.sdpo.config import SelfDistillationConfig
@@ -70,13 +70,11 @@ class SelfDistillationEngine(FSDPEngineWithLMHead):
         return grad_norm
 
     def forward_backward_batch(self, data: TensorDict, loss_function, forward_only=False):
-        every = [True] * len(data)
-        targets = [False] * len(data) if forward_only else (data["teacher_weight"] > 0).tolist()
-        how = {"shares_prefixes": self.shares_prefixes, "forward_only": forward_only}
-        all_parts = parts = parts_of(data, every, **how)
+        packing = Packing(data, shares_prefixes=self.shares_prefixes, forward_only=forward_only)
+        all_parts = parts = packing.parts()
         if not (forward_only or reads_every_row(self.regularizer, self.settings.routing)):
-            parts = parts_of(data, targets, **how)
-        split = Split.agreed(parts, targets, self.get_data_parallel_group())
+            parts = packing.parts(packing.targets)
+        split = Split.agreed(parts, packing.targets, self.get_data_parallel_group())
         step = partial(self._score, data, split) if forward_only else self._training(data, split)
         # verl says a list of dicts; it is one.
         output: Any = super().forward_backward_batch(split.stand_ins(), step, forward_only=forward_only)
@@ -84,7 +82,7 @@ class SelfDistillationEngine(FSDPEngineWithLMHead):
             scores = output["model_output"]
             return output | {"model_output": {k: restore_dynamic_batch(v, split.rows) for k, v in scores.items()}}
         output = summed(output)
-        output["metrics"] |= empty_share(all_parts, targets)
+        output["metrics"] |= empty_share(all_parts, packing.targets)
         return output
 
     def forward_step(self, micro_batch: TensorDict, loss_function, forward_only):

@@ -5,10 +5,9 @@ import os
 from typing import Any, NamedTuple
 
 import torch
-from tensordict import TensorDict
 
 from verl.sdpo.model import Rows
-from verl.sdpo.prefix import SharedLine, prompts
+from verl.sdpo.prefix import SharedLine
 from verl.utils import tensordict_utils as tu
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
@@ -93,15 +92,3 @@ def obstacle_to_sharing(model: torch.nn.Module) -> str | None:
     if kinds:
         return f"a model of type {config.model_type} has {', '.join(sorted(kinds))}"
     return None
-
-
-def by_prompt(data: TensorDict) -> torch.Tensor:
-    """(B,), the order of the rows in which equal prompts, then equal teacher prompts, stand together; it depends on the
-    rows alone, and not on which of them was finished first.
-    """
-    response_lens = data["responses"].offsets().diff()
-    fields = [name for name in ("input_ids", "teacher_input_ids") if name in data]
-    columns = [prompts(Rows(data[name], response_lens)) for name in fields]
-    columns.append([tuple(response.tolist()) for response in data["responses"].unbind()])
-    keys = list(zip(*columns, strict=True))
-    return torch.tensor(sorted(range(len(keys)), key=keys.__getitem__))

@@ -1,18 +1,20 @@
 """How the rows of a rank become micro-batches.
 
 verl's engine splits a batch and loops over its parts in one method. It is handed one stand-in per micro-batch, so that
-the loop is verl's, and the split is made where targets and teacher rows are known, once for all ranks.
+the loop is verl's, and the split is made where targets, teacher rows and shared prompts are known, once for all ranks.
 
 Shapes: `B` rows of this rank's batch, `K` micro-batches.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from tensordict import TensorDict
 
-from verl.sdpo.adapters.layout import by_prompt
+from verl.sdpo.model import Rows
+from verl.sdpo.prefix import prompts
 from verl.utils import tensordict_utils as tu
 from verl.utils.device import get_device_id
 from verl.utils.seqlen_balancing import rearrange_micro_batches
@@ -61,37 +63,102 @@ class Split:
         return batch
 
 
-def parts_of(
-    data: TensorDict, is_read: Sequence[bool], *, shares_prefixes: bool, forward_only: bool
-) -> list[list[int]]:
-    """The micro-batches of those rows that are read, as verl's settings in `data` say."""
-    order = by_prompt(data).tolist() if shares_prefixes else range(len(data))
-    rows = [row for row in order if is_read[row]]
-    if not tu.get_non_tensor_data(data, "use_dynamic_bsz", default=True):
-        size = data["micro_batch_size_per_gpu"]
-        return _next_fit([[row] for row in rows], lambda part: len(part) <= size)
-    fields = ["input_ids"] if forward_only else ["input_ids", "teacher_input_ids"]
-    lengths = torch.stack([data[field].offsets().diff() for field in fields]).amax(0)[rows]
-    parts = _balanced(lengths, data["max_token_len_per_gpu"])
-    return [[rows[i] for i in part] for part in parts]
+@dataclass(frozen=True)
+class Reading:
+    """What one model reads of B rows."""
+
+    rows: list[bool]
+    """(B,), which of them."""
+    prompts: list[int]
+    """(B,), a number for each row's prompt, the same for equal ones where they are computed once."""
+    prompt_lens: list[int]
+    response_lens: list[int]
+
+    @classmethod
+    def of(cls, data: TensorDict, field: str, rows: list[bool], shares_prefixes: bool) -> "Reading":
+        response_lens = data["responses"].offsets().diff()
+        prompt_lens = data[field].offsets().diff() - response_lens
+        numbers = list(range(len(rows)))
+        if shares_prefixes:
+            found = prompts(Rows(data[field], response_lens))
+            number_of = {prompt: number for number, prompt in enumerate(sorted(set(found)))}
+            numbers = [number_of[prompt] for prompt in found]
+        return cls(rows, numbers, prompt_lens.tolist(), response_lens.tolist())
+
+    def lengths(self, rows: Iterable[int]) -> tuple[list[int], list[int]]:
+        """As one micro-batch: the tokens of each row that the model reads, and of each prompt that it reads again."""
+        whole, again, seen = [], [], set()
+        for row in rows:
+            if self.rows[row]:
+                whole.append(self.prompt_lens[row] + self.response_lens[row])
+                if self.prompts[row] in seen:
+                    again.append(self.prompt_lens[row])
+                seen.add(self.prompts[row])
+        return whole, again
 
 
-def _next_fit(units: list[list[int]], fits: Callable[[list[int]], bool]) -> list[list[int]]:
-    """Units in their order, as many together as fit."""
-    parts: list[list[int]] = []
-    for unit in units:
-        if parts and fits(parts[-1] + unit):
-            parts[-1] += unit
-        else:
-            parts.append([*unit])
-    return parts
+class Packing:
+    """A rank's rows, to be put into micro-batches as verl's settings in `data` say."""
+
+    def __init__(self, data: TensorDict, *, shares_prefixes: bool, forward_only: bool):
+        every = [True] * len(data)
+        self.targets = [False] * len(data) if forward_only else (data["teacher_weight"] > 0).tolist()
+        """(B,), whether a row has one; the teacher reads no others."""
+        self.readings = [Reading.of(data, "input_ids", every, shares_prefixes)]
+        """Of the student, and of the teacher where it reads at all."""
+        if not forward_only:
+            self.readings.append(Reading.of(data, "teacher_input_ids", self.targets, shares_prefixes))
+        self.rows = list(range(len(data)))
+        self.prompts = self.readings[0].prompts
+        if shares_prefixes:
+            self.rows.sort(key=self._identity(data))
+        self.is_dynamic = tu.get_non_tensor_data(data, "use_dynamic_bsz", default=True)
+        self.most = data["max_token_len_per_gpu" if self.is_dynamic else "micro_batch_size_per_gpu"]
+
+    def _identity(self, data: TensorDict) -> Callable[[int], tuple]:
+        """What to sort rows by, so that equal prompts, then equal teacher prompts, stand together, and that nothing
+        depends on which row was finished first.
+        """
+        responses = [tuple(response.tolist()) for response in data["responses"].unbind()]
+        return lambda row: (*(reading.prompts[row] for reading in self.readings), responses[row])
+
+    def tokens(self, rows: list[int]) -> int:
+        """What student and teacher compute of a micro-batch of these rows; a prompt that rows share counts once."""
+        lengths = [reading.lengths(rows) for reading in self.readings]
+        return sum(sum(whole) - sum(again) for whole, again in lengths)
+
+    def parts(self, is_read: Sequence[bool] | None = None) -> list[list[int]]:
+        """The micro-batches of those rows that are read, by default of all. Rows of one prompt stay together, if they
+        fit.
+        """
+        rows = [row for row in self.rows if is_read is None or is_read[row]]
+        groups = [list(group) for _, group in groupby(rows, key=self.prompts.__getitem__)]
+        units = [unit for group in groups for unit in self._next_fit([[row] for row in group])]
+        if not self.is_dynamic:
+            return self._next_fit(units)
+        parts = _balanced([self.tokens(unit) for unit in units], self.most)
+        return [[row for unit in part for row in units[unit]] for part in parts]
+
+    def _next_fit(self, units: list[list[int]]) -> list[list[int]]:
+        """Units in their order, as many together as fit."""
+        size = self.tokens if self.is_dynamic else len
+        parts: list[list[int]] = []
+        for unit in units:
+            if parts and size(parts[-1] + unit) <= self.most:
+                parts[-1] += unit
+            else:
+                parts.append([*unit])
+        return parts
 
 
-def _balanced(lengths: torch.Tensor, most: int) -> list[list[int]]:
-    """verl's dynamic micro-batches of units with so many tokens, which it reads off `input_ids`."""
-    if not len(lengths):
+def _balanced(lengths: list[int], most: int) -> list[list[int]]:
+    """verl's dynamic micro-batches of units with so many tokens, the largest first, so that ranks wait little for each
+    other and what does not fit into memory fails at once. verl reads lengths off `input_ids`.
+    """
+    if not lengths:
         return []
-    offsets = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
-    placeholder = torch.zeros(int(offsets[-1]), dtype=torch.int8, device=offsets.device)
+    offsets = torch.tensor([0, *lengths]).cumsum(0)
+    placeholder = torch.zeros(int(offsets[-1]), dtype=torch.int8)
     units = TensorDict({"input_ids": torch.nested.nested_tensor_from_jagged(placeholder, offsets)}, len(lengths))
-    return rearrange_micro_batches(units, most)[1]
+    _, parts = rearrange_micro_batches(units, most)
+    return sorted(parts, key=lambda part: sum(lengths[unit] for unit in part), reverse=True)

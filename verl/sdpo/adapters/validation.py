@@ -23,6 +23,7 @@ from verl.sdpo.config import (
     SelfDistillationConfig,
     is_lora,
     is_sdpo,
+    longest_sample,
     parse_block,
 )
 from verl.sdpo.insight.guard import GuardConfig
@@ -277,13 +278,14 @@ def _validate_reference(config: Mapping, block: SelfDistillationConfig) -> None:
 
 def _validate_lengths(config: Mapping, max_reprompt_len: int) -> None:
     actor = config["actor_rollout_ref"]["actor"]
-    longest = max_reprompt_len + config["data"]["max_response_length"]
+    data = config["data"]
+    longest = longest_sample(data["max_prompt_length"], data["max_response_length"], max_reprompt_len)
     if actor["use_dynamic_bsz"] and longest > actor["ppo_max_token_len_per_gpu"]:
         raise ValueError(
-            f"{BLOCK}.max_reprompt_len={max_reprompt_len} + data.max_response_length="
-            f"{config['data']['max_response_length']} = {longest} tokens, but "
-            f"actor_rollout_ref.actor.ppo_max_token_len_per_gpu={actor['ppo_max_token_len_per_gpu']}: one teacher row "
-            f"would not fit into a micro-batch. Raise ppo_max_token_len_per_gpu to {longest}."
+            f"data.max_prompt_length={data['max_prompt_length']} + {BLOCK}.max_reprompt_len={max_reprompt_len} + twice "
+            f"data.max_response_length={data['max_response_length']} = {longest} tokens, but "
+            f"actor_rollout_ref.actor.ppo_max_token_len_per_gpu={actor['ppo_max_token_len_per_gpu']}: one sample, "
+            f"student and teacher, would not fit into a micro-batch. Raise ppo_max_token_len_per_gpu to {longest}."
         )
     if not config["data"]["filter_overlong_prompts"]:
         raise ValueError(

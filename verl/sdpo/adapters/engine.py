@@ -45,6 +45,8 @@ class SelfDistillationEngine(FSDPEngineWithLMHead):
     shares_prefixes: bool = False
     """Whether rows of a micro-batch with the same prompt compute it once; see layout.py."""
     recorder = TokenRecorder()
+    computed: list[tuple[list[int], list[int]]]
+    """Lengths of the rows of the last batch, of student and teacher; see `Packing.computed`."""
     old_outcomes: Outcomes = SAMPLED_TOKEN
     """What the pass for old log-probabilities keeps of every position, besides the sampled token."""
 
@@ -75,6 +77,7 @@ class SelfDistillationEngine(FSDPEngineWithLMHead):
         if not (forward_only or reads_every_row(self.regularizer, self.settings.routing)):
             parts = packing.parts(packing.targets)
         split = Split.agreed(parts, packing.targets, self.get_data_parallel_group())
+        self.computed = packing.computed(parts)
         step = partial(self._score, data, split) if forward_only else self._training(data, split)
         # verl says a list of dicts; it is one.
         output: Any = super().forward_backward_batch(split.stand_ins(), step, forward_only=forward_only)

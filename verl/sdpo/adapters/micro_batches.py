@@ -124,8 +124,15 @@ class Packing:
 
     def tokens(self, rows: list[int]) -> int:
         """What student and teacher compute of a micro-batch of these rows; a prompt that rows share counts once."""
-        lengths = [reading.lengths(rows) for reading in self.readings]
-        return sum(sum(whole) - sum(again) for whole, again in lengths)
+        return sum(sum(whole) - sum(again) for whole, again in self.computed([rows]))
+
+    def computed(self, parts: Sequence[list[int]]) -> list[tuple[list[int], list[int]]]:
+        """`Reading.lengths` of all micro-batches together, of the student, and of the teacher where it reads."""
+        totals = []
+        for reading in self.readings:
+            lengths = [reading.lengths(rows) for rows in parts]
+            totals.append(([n for whole, _ in lengths for n in whole], [n for _, again in lengths for n in again]))
+        return totals
 
     def parts(self, is_read: Sequence[bool] | None = None) -> list[list[int]]:
         """The micro-batches of those rows that are read, by default of all. Rows of one prompt stay together, if they

@@ -6,6 +6,7 @@ from tensordict import TensorDict
 from verl.sdpo.adapters.engine import MODEL_TYPE
 from verl.sdpo.adapters.layout import shares_prefixes
 from verl.sdpo.adapters.recorder import TokenRecorder
+from verl.sdpo.adapters.throughput import ComputedFlops
 from verl.sdpo.adapters.weights import make_teacher
 from verl.single_controller.base.decorator import Dispatch, make_nd_compute_dataproto_dispatch_fn, register
 from verl.utils import tensordict_utils as tu
@@ -34,6 +35,7 @@ class SelfDistillationWorker(ActorRolloutRefWorker):
         self.teacher = make_teacher(actor_config.self_distillation, reference, self.actor.engine)
         self.engine = self.actor.engine
         self.engine.set_up_distillation(actor_config, self.teacher)
+        self.actor.flops_counter = ComputedFlops(self.engine)
 
     @register(dispatch_mode=make_nd_compute_dataproto_dispatch_fn(mesh_name="actor"))
     def update_actor(self, data: TensorDict) -> TensorDict:

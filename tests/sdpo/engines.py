@@ -5,7 +5,7 @@ after another, and `verl.sdpo.loss` on the padded result.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from types import SimpleNamespace
@@ -312,8 +312,9 @@ def infer_raw(engine: SelfDistillationEngine, samples: list[Sample], **settings)
 def infer(engine: SelfDistillationEngine, samples: list[Sample], *, by_verl: bool = False, **settings) -> dict:
     """`log_probs` and `entropy` at the response tokens (flat), as the trainer reads them off the engine's output."""
     data = to_batch(samples, calculate_entropy=True, **settings)
-    step = FSDPEngineWithLMHead.forward_step if by_verl else SelfDistillationEngine.forward_step
-    with engine.eval_mode(), torch.no_grad(), mock.patch.object(SelfDistillationEngine, "forward_step", step):
+    source = FSDPEngineWithLMHead if by_verl else SelfDistillationEngine
+    methods = {name: getattr(source, name) for name in ("forward_step", "forward_backward_batch")}
+    with engine.eval_mode(), torch.no_grad(), mock.patch.multiple(SelfDistillationEngine, **methods):
         output = engine.forward_backward_batch(data, None, forward_only=True)["model_output"]
     return {name: response_from_nested(value.cpu(), data["response_mask"]).values() for name, value in output.items()}
 
@@ -446,6 +447,16 @@ def global_sum(values: list[float]) -> float:
 
 def global_loss(output: dict) -> float:
     return global_sum(output["loss"])
+
+
+@contextmanager
+def every_row_read(is_on: bool) -> Iterator[None]:
+    """The student computes rows without a target too, as it does where they have another loss."""
+    modules = ("verl.sdpo.adapters.engine", "verl.sdpo.micro_step")
+    with ExitStack() as stack:
+        for module in modules if is_on else ():
+            stack.enter_context(mock.patch(f"{module}.reads_every_row", lambda *args: True))
+        yield
 
 
 @contextmanager

@@ -24,9 +24,9 @@ def make(lengths: dict[int, list[tuple[int, int]]], targets=True):
     return list(samples), TeacherRows(list(rows), weights, weights, [], {}, None)
 
 
-def parts(samples, rows, num_ranks, seed=0):
+def parts(samples, rows, num_ranks, seed=0, reads_every_row=True):
     """What each rank gets, as (group, attempt)."""
-    order = update_order(samples, rows, num_ranks=num_ranks, seed=seed)
+    order = update_order(samples, rows, reads_every_row=reads_every_row, num_ranks=num_ranks, seed=seed)
     assert sorted(order) == list(range(len(samples)))
     names = [(int(samples[i].prompt_ids[0]), samples[i].rollout.attempt) for i in order]
     size = len(names) // num_ranks
@@ -48,6 +48,19 @@ def test_rows_without_target_weigh_nothing_for_the_teacher():
     samples, rows = make({1: long, 2: long, 3: short, 4: short}, targets=False)
     for part in parts(samples, rows, num_ranks=2):
         assert len({group for group, _ in part} & {1, 2}) == 1
+
+
+@pytest.mark.parametrize("reads_every_row", [True, False])
+def test_what_the_student_does_not_compute_weighs_nothing(reads_every_row):
+    """Groups 1 and 2 have the longest responses and no target: where they are left out, 3 and 4 are to be parted."""
+    samples, rows = make(
+        {1: [(4000, 4)] * 2, 2: [(4000, 4)] * 2, 3: [(400, 4)] * 2, 4: [(400, 4)] * 2, 5: [(2, 4)] * 2, 6: [(2, 4)] * 2}
+    )
+    weights = torch.tensor([float(sample.prompt_ids[0] > 2) for sample in samples])
+    rows = TeacherRows(rows.input_ids, weights, weights, [], {}, None)
+    longest = {1, 2} if reads_every_row else {3, 4}
+    for part in parts(samples, rows, num_ranks=2, reads_every_row=reads_every_row):
+        assert len({group for group, _ in part} & longest) == 1
 
 
 def test_a_group_stays_together_in_the_order_of_its_attempts():

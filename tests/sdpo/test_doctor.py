@@ -276,16 +276,16 @@ def test_parameters_of_qwen3_8b_by_hand(tmp_path):
 
 def test_estimate_of_qwen3_8b_on_one_node_of_four_by_hand():
     """P = 8,190,735,360 parameters over 4 GPUs. Per GPU: weights 4P/4, gradients 4P/4, Adam's moments 8P/4 = 4P bytes
-    in training; without gradients 3P stay while sampling. Logits: student's and teacher's, 8192 tokens x 151936 in
-    float32 = 2 x 4,978,638,848. Engine: 2P over verl's default of two GPUs. Host: the teacher, 4P for the node's four
-    shards. On disk: weights 4P, moments 8P, teacher 4P.
+    in training; without gradients 3P stay while sampling. Logits: of a micro-batch's 2048 + 10240 + 2 x 8192 = 28672
+    tokens, student's and teacher's, x 151936 in float32 = 17,425,235,968. Engine: 2P over verl's default of two GPUs.
+    Host: the teacher, 4P for the node's four shards. On disk: weights 4P, moments 8P, teacher 4P.
     """
     parameters = QWEN3_8B.parameters
     assert estimate(configuration(), QWEN3_8B) == Need(
         training_state=4 * parameters,
         resident_state=3 * parameters,
         teacher=0,
-        logits=9_957_277_696,
+        logits=17_425_235_968,
         gathered_root=0,
         engine_weights=parameters,
         host=4 * parameters,
@@ -294,12 +294,12 @@ def test_estimate_of_qwen3_8b_on_one_node_of_four_by_hand():
 
 
 def test_peaks_of_qwen3_8b_on_a_gh200_by_hand():
-    """96 GiB. Update: 4 x 7.628 + 9.273 = 39.8 GiB. Sampling: 0.55 x 96 + 3 x 7.628 = 75.7 GiB, of which the KV cache
+    """96 GiB. Update: 4 x 7.628 + 16.229 = 46.7 GiB. Sampling: 0.55 x 96 + 3 x 7.628 = 75.7 GiB, of which the KV cache
     has 0.55 x 96 - 7.628 = 45.2 GiB.
     """
     config = configuration()
     peaks = gpu_peaks(estimate(config, QWEN3_8B), config.actor_rollout_ref.rollout, GH200)
-    assert [round(peak / GIB, 1) for peak in peaks] == [39.8, 75.7, 45.2]
+    assert [round(peak / GIB, 1) for peak in peaks] == [46.7, 75.7, 45.2]
 
 
 @pytest.mark.parametrize(
@@ -409,6 +409,12 @@ def test_lora_trains_its_adapter_only_by_hand():
     assert (ema.host, ema.checkpoint) == (weights, 2 * weights + 8 * adapter)
     penalty = "actor_rollout_ref.actor.use_kl_loss=True"
     assert estimate(configuration("baseline_grpo", lora[0], penalty), QWEN3_8B).host == 0
+
+
+def test_static_micro_batches_have_the_logits_of_their_rows():
+    """Two rows of 8192 response tokens, of student and teacher."""
+    static = ["actor_rollout_ref.actor.use_dynamic_bsz=False", "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=2"]
+    assert estimate(configuration("sdpo", *static), QWEN3_8B).logits == 2 * 2 * 8192 * 151_936 * 4
 
 
 def test_grpo_has_no_teacher_and_logits_of_prompts_too():

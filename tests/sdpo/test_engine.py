@@ -9,7 +9,7 @@ SPLITS = {
     "one-row": {"micro_batch_size_per_gpu": 1},
     "two-rows": {"micro_batch_size_per_gpu": 2},
     "whole": {"micro_batch_size_per_gpu": 4},
-    "dynamic": {"use_dynamic_bsz": True, "max_token_len_per_gpu": 60},
+    "dynamic": {"use_dynamic_bsz": True, "max_token_len_per_gpu": 80},
 }
 
 
@@ -168,6 +168,32 @@ def check_few_targets(engines, path, strategy, options, targets):
     assert metrics["self_distillation/empty_target_batch"].aggregate() == sum(empty) / 2
 
 
+@pytest.mark.parametrize("targets", ["10000110", "11110000", "00000000"])
+def test_rows_without_target_are_left_out_and_nothing_else_changes(two_ranks, strategy, models, targets):
+    two_ranks.run(check_left_out, path=models["tied"], strategy=strategy, targets=targets)
+
+
+def check_left_out(engines, path, strategy, targets):
+    """Beside the same step with every row computed; one rank has more targets than the other."""
+    pair = engines.build_pair(path, strategy=strategy, settings={"denominator": "all"})
+    share = engines.rank_share(engines.make_samples(targets))
+    computed = {True: 0, False: 0}
+    for settings in SPLITS.values():
+        found = {}
+        for every in (True, False):
+            with engines.every_row_read(every), engines.shapes_seen(pair.student) as seen:
+                found[every] = engines.gradients_of(pair.student, share, **settings)
+            computed[every] += sum(rows * width for rows, width in seen["embedded"])
+        engines.assert_same(found[False][0], found[True][0], rtol=1e-4, atol=1e-6)
+        metrics, expected = (
+            {name: engines.global_sum([metric.aggregate()]) for name, metric in output["metrics"].items()}
+            for _, output in (found[False], found[True])
+        )
+        assert metrics == pytest.approx(expected, rel=1e-4, abs=1e-6)
+        assert engines.global_loss(found[False][1]) == pytest.approx(engines.global_loss(found[True][1]), rel=1e-4)
+    assert computed[False] < computed[True]
+
+
 @pytest.mark.parametrize(
     "actor",
     [
@@ -221,43 +247,47 @@ def test_only_needed_rows_and_positions_are_computed(two_ranks, strategy, models
 
 
 def check_shapes(engines, path, strategy):
-    """One micro-batch: the teacher embeds rows with a target only, both heads see distilled positions only."""
+    """One micro-batch: both models embed rows with a target only, both heads see distilled positions only."""
     pair = engines.build_pair(path, strategy=strategy, actor={"shared_prefix": "off"})
     samples = engines.rank_share(engines.make_samples("01100111"))
     with engines.shapes_seen(pair.student) as student, engines.shapes_seen(pair.reference) as teacher:
         engines.gradients_of(pair.student, samples, micro_batch_size_per_gpu=4)
     targets = [s for s in samples if s.target]
     tokens = sum(int(s.mask.sum()) for s in targets)
-    width = max(len(s.prompt) + len(s.response) for s in samples)
+    width = max(len(s.prompt) + len(s.response) for s in targets)
     teacher_width = max(len(s.teacher_prompt) + len(s.response) for s in targets)
-    assert student == {"embedded": [(4, width)], "scored": [tokens]}
+    assert student == {"embedded": [(len(targets), width)], "scored": [tokens]}
     assert teacher == {"embedded": [(len(targets), teacher_width)], "scored": [tokens]}
 
 
-def test_budget_counts_the_longer_row(two_ranks, models):
-    two_ranks.run(check_budget, path=models["tied"])
+@pytest.mark.parametrize("layout", ["packed", "shared"])
+def test_budget_counts_what_student_and_teacher_compute(two_ranks, models, layout):
+    two_ranks.run(check_budget, path=models["tied"], layout=layout)
 
 
-def check_budget(engines, path):
-    """Every second sample has the longer student row. No micro-batch holds more than 60 tokens of either kind."""
-    pair = engines.build_pair(path, strategy="fsdp2", remove_padding=True, actor={"shared_prefix": "off"})
-    samples = [
-        s if i % 2 else replace(s, prompt=s.teacher_prompt, teacher_prompt=s.prompt)
-        for i, s in enumerate(engines.rank_share(engines.make_samples("11111111")))
-    ]
-    data = engines.to_batch(samples, use_dynamic_bsz=True, max_token_len_per_gpu=60, use_remove_padding=True)
-    rows = data["input_ids"]
+def check_budget(engines, path, layout):
+    """No micro-batch has more than 80 tokens of both, a shared prompt counted once; each of the batch's is in one."""
+    is_packed = layout == "packed"
+    sharing = {"shared_prefix": "off" if is_packed else "on"}
+    pair = engines.build_pair(path, strategy="fsdp2", remove_padding=is_packed, actor=sharing)
+    samples = engines.rank_share(siblings(engines.make_samples("11111111")))
+    data = engines.to_batch(samples, use_dynamic_bsz=True, max_token_len_per_gpu=80, use_remove_padding=is_packed)
+    keys, rows = set(data.keys()), data["input_ids"]
     with (
         engines.shapes_seen(pair.student) as student,
         engines.shapes_seen(pair.reference) as teacher,
         pair.student.train_mode(),
     ):
         pair.student.train_batch(data, None)
-    for embedded, prompts in ((student["embedded"], "prompt"), (teacher["embedded"], "teacher_prompt")):
-        tokens = [width for _, width in embedded]
-        assert sum(tokens) == sum(len(getattr(s, prompts)) + len(s.response) for s in samples)
-        assert max(tokens) <= 60 < sum(tokens)
-    assert data["input_ids"] is rows, "the caller's batch is not the engine's to change"
+    both = [ours + theirs for (_, ours), (_, theirs) in zip(student["embedded"], teacher["embedded"], strict=True)]
+    whole = sum(len(s.prompt) + len(s.teacher_prompt) + 2 * len(s.response) for s in samples)
+    assert max(both) <= 80 < sum(both)
+    if is_packed:
+        # But for the single tokens of a rank that has less to do.
+        assert sum(tokens for tokens in both if tokens > 2) == whole
+    else:
+        assert sum(both) < whole
+    assert set(data.keys()) == keys and data["input_ids"] is rows, "the caller's batch is not the engine's to change"
 
 
 def test_metrics_belong_to_the_global_mini_batch(ranks, models):

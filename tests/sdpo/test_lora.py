@@ -7,7 +7,7 @@ RANK = 3
 RATE = 0.05
 STEPS = 50
 EMA = {"teacher_regularization": "ema", "teacher_update_rate": RATE}
-SPLITS = ({"micro_batch_size_per_gpu": 1}, {"use_dynamic_bsz": True, "max_token_len_per_gpu": 60})
+SPLITS = ({"micro_batch_size_per_gpu": 1}, {"use_dynamic_bsz": True, "max_token_len_per_gpu": 80})
 
 
 def difference(found: torch.Tensor, expected: torch.Tensor) -> float:

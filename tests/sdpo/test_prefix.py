@@ -48,11 +48,21 @@ def test_prompts_are_what_stands_before_the_response():
     assert prompts(rows_of(ROWS)) == [(1, 2, 3), (8, 9), (1, 2, 3)]
 
 
+def test_rows_without_a_wanted_token_are_left_out():
+    rows = rows_of(ROWS)
+    wanted = torch.tensor([[1, 1, 0], [0, 0, 0], [1, 0, 1]]).bool()
+    found, theirs = rows.only(wanted)
+    assert [row.tolist() for row in found.input_ids.unbind()] == [[1, 2, 3, 6, 7], [1, 2, 3, 4, 5, 6]]
+    assert found.response_lens.tolist() == [2, 3]
+    assert theirs.tolist() == wanted[[0, 2]].tolist()
+    assert rows.only(wanted | True)[0] is rows
+
+
 def test_a_rank_without_targets_runs_a_single_token():
-    rows = rows_of(ROWS).select(torch.zeros(3, dtype=torch.bool))
+    rows, wanted = rows_of(ROWS).only(torch.zeros(3, 3, dtype=torch.bool))
     line = SharedLine.of(rows)
     assert line.input_ids.tolist() == [[1]]
-    assert line.predicting(torch.zeros(1, 3, dtype=torch.bool)).tolist() == []
+    assert line.predicting(wanted).tolist() == []
 
 
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "vocab_size": 64}

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 from verl.sdpo.adapters.samples import special_tokens
 from verl.sdpo.config import SelfDistillationConfig
 from verl.sdpo.reprompt import Rollout, TeacherPrompt
-from verl.sdpo.teacher_rows import Sample, TeacherRowBuilder
+from verl.sdpo.teacher_rows import TEACHER_TOKENS, Sample, TeacherRowBuilder
 
 MESSAGES = [{"role": "user", "content": "What is the weather in Rome?"}]
 WEATHER, ALARM = ({"type": "function", "function": {"name": name}} for name in ("weather", "alarm"))
@@ -81,6 +81,7 @@ def test_every_row_gets_the_prompt_of_its_own_teacher_before_its_own_response():
     assert rows.metrics["self_distillation/teacher_prompt_length/mean"] == 20
     assert rows.metrics["self_distillation/teacher_prompt_length/max"] == 22
     assert rows.metrics["self_distillation/reprompt_sample_fraction"] == 0.5
+    assert rows.metrics[TEACHER_TOKENS] == 18 + 4 + 22 + 4
     assert rows.warning is None
 
 

@@ -31,7 +31,6 @@ VALID = {
         "train_files": [],
         "val_files": [],
         "custom_cls": {"path": None},
-        "train_batch_size": 32,
         "filter_overlong_prompts": True,
         "max_prompt_length": 2048,
         "max_response_length": 1024,
@@ -53,9 +52,8 @@ VALID = {
             "self_distillation": DEFAULTS,
             "use_kl_loss": False,
             "use_dynamic_bsz": True,
-            "ppo_max_token_len_per_gpu": 10240 + 1024,
+            "ppo_max_token_len_per_gpu": 2048 + 10240 + 2 * 1024,
             "ppo_mini_batch_size": 32,
-            "ppo_micro_batch_size_per_gpu": None,
             "loss_agg_mode": "token-mean",
             "loss_scale_factor": None,
             "ulysses_sequence_parallel_size": 1,
@@ -65,10 +63,8 @@ VALID = {
             "strategy": "fsdp2",
             "ulysses_sequence_parallel_size": 1,
             "fsdp_config": {**FSDP, "model_dtype": "fp32"},
-            "log_prob_use_dynamic_bsz": True,
-            "log_prob_micro_batch_size_per_gpu": None,
         },
-        "rollout": {"n": 8, "log_prob_use_dynamic_bsz": True, "log_prob_micro_batch_size_per_gpu": None},
+        "rollout": {"n": 8},
     },
 }
 REFILL = {
@@ -79,12 +75,8 @@ REFILL = {
 }
 STATIC = {
     "actor_rollout_ref.actor.use_dynamic_bsz": False,
-    "actor_rollout_ref.actor.ppo_mini_batch_size": 4,
-    "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu": 8,
-    "actor_rollout_ref.rollout.log_prob_use_dynamic_bsz": False,
-    "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu": 16,
+    "actor_rollout_ref.actor.ppo_max_token_len_per_gpu": 1,
 }
-
 LORA = {"actor_rollout_ref.model.lora_rank": 8}
 
 
@@ -231,8 +223,14 @@ IMPOSSIBLE = [
     ),
     ({"distillation.enabled": True}, ["distillation.enabled=True", "Set distillation.enabled=False"]),
     (
-        {"actor_rollout_ref.actor.ppo_max_token_len_per_gpu": 11263},
-        ["max_reprompt_len=10240", "max_response_length=1024", "ppo_max_token_len_per_gpu=11263", "to 11264"],
+        {"actor_rollout_ref.actor.ppo_max_token_len_per_gpu": 14335},
+        [
+            "max_prompt_length=2048 +",
+            "max_reprompt_len=10240 + twice",
+            "max_response_length=1024 = 14336",
+            "ppo_max_token_len_per_gpu=14335",
+            "to 14336",
+        ],
     ),
     (
         {"data.max_prompt_length": 10241, "actor_rollout_ref.actor.use_dynamic_bsz": False},
@@ -249,23 +247,6 @@ IMPOSSIBLE = [
     (
         {"actor_rollout_ref.actor.ppo_mini_batch_size": 1, "actor_rollout_ref.rollout.n": 6},
         ["ppo_mini_batch_size=1 x rollout.n=6 = 6 responses do not divide among 4 GPUs"],
-    ),
-    (
-        {
-            "actor_rollout_ref.actor.use_kl_loss": True,
-            f"{BLOCK}.teacher_regularization": "frozen",
-            "actor_rollout_ref.ref.log_prob_use_dynamic_bsz": False,
-            "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu": 48,
-        },
-        ["ref.log_prob_micro_batch_size_per_gpu=48 on 4 GPUs", "= 256 responses"],
-    ),
-    (
-        {**STATIC, "actor_rollout_ref.rollout.n": 6},
-        ["actor.ppo_micro_batch_size_per_gpu=8 on 4 GPUs", "4 questions x rollout.n=6 = 24 responses"],
-    ),
-    (
-        {**STATIC, "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu": 48},
-        ["rollout.log_prob_micro_batch_size_per_gpu=48 on 4 GPUs", "32 questions x rollout.n=8 = 256 responses"],
     ),
 ]
 
@@ -305,13 +286,10 @@ def test_a_missing_block_is_explained():
     [
         {f"{BLOCK}.teacher_regularization": "trust-region", "actor_rollout_ref.actor.use_kl_loss": True},
         {f"{BLOCK}.teacher_regularization": "frozen", "actor_rollout_ref.ref.fsdp_config.model_dtype": "bf16"},
-        {"actor_rollout_ref.actor.use_dynamic_bsz": False, "actor_rollout_ref.actor.ppo_max_token_len_per_gpu": 1},
         STATIC,
-        # verl fills the last of eight mini-batches up: 32 questions in all.
-        {**STATIC, "data.train_batch_size": 30},
         {f"{BLOCK}._target_": "verl.sdpo.config.SelfDistillationConfig"},
     ],
-    ids=["fixed reference", "frozen teacher in bf16", "static micro-batches", "dividing", "padded batch", "target"],
+    ids=["fixed reference", "frozen teacher in bf16", "static micro-batches", "target"],
 )
 def test_what_the_refused_combinations_do_not_touch_passes(overrides):
     validate_training_config(training_config(overrides))

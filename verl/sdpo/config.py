@@ -24,6 +24,13 @@ TEST_TIME_MODE = "sdpo_ttt"
 STOPPABLE_MODE = "sync_stoppable"
 
 
+def longest_sample(max_prompt_length: int, max_response_length: int, max_reprompt_len: int) -> int:
+    """Tokens of the longest sample, its student's and its teacher's row together. A dynamic micro-batch counts both
+    (adapters/micro_batches.py), so that this is the least that it must hold.
+    """
+    return max_prompt_length + max_reprompt_len + 2 * max_response_length
+
+
 @dataclass(frozen=True)
 class Choices:
     """The keys that choose a class; every other key belongs to the configuration of a class."""

@@ -1,8 +1,7 @@
 """One micro-batch: which tokens count, what the student says of them, what the teacher says, the loss.
 
 Shapes: `B` sequences of the micro-batch, `T` response tokens of its longest response, `N` response tokens that are
-compared. Everything that knows of FSDP, of packing and of ranks stands behind `Model` and `any_rank`
-(adapters/engine.py).
+compared. Everything that knows of FSDP, of packing and of ranks stands behind `Model` (adapters/engine.py).
 """
 
 from collections.abc import Callable
@@ -93,6 +92,11 @@ class MicroBatch:
         return self.teacher_weights > 0
 
 
+def reads_every_row(regularizer: Regularizer, routing: Routing) -> bool:
+    """Whether rows without a target have a loss too."""
+    return regularizer.is_active or routing.reads_rewards
+
+
 PolicyLoss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
 """(N,) old log-probabilities, log-probabilities, weighted advantages, rollout weights -> verl's PPO losses, summed."""
 
@@ -107,15 +111,16 @@ def micro_step(
     head_kind: type[EagerHead],
     policy_loss: PolicyLoss,
     regularizer: Regularizer,
-    any_rank: Callable[[torch.Tensor], bool],
+    teaches: bool,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """Loss and metrics of one micro-batch; both add up over micro-batches and average over ranks.
 
-    All ranks run the same forwards, with or without targets of their own, so that FSDP's collectives match; a
-    micro-batch in which no rank has a target skips the teacher.
+    Args:
+        teaches: whether any rank has a target in it. All ranks run the same forwards, with or without targets of their
+            own, so that FSDP's collectives match; where none has one, all skip the teacher.
     """
     distilled_BT = batch.response_mask & batch.targets.unsqueeze(-1)
-    reads_all = regularizer.is_active or routing.reads_rewards
+    reads_all = reads_every_row(regularizer, routing)
     wanted_BT = batch.response_mask if reads_all else distilled_BT
     head = head_kind(
         batch.token_ids[wanted_BT],
@@ -125,12 +130,12 @@ def micro_step(
         entropy_has_gradient=regularizer.entropy_coeff != 0,
         best=ALTERNATIVES if batch.observer else 0,
     )
-    ours = student.run(batch.student_rows, wanted_BT, head)
+    ours = student.run(*batch.student_rows.only(wanted_BT), head)
     # Attached to the graph: the backward pass of a micro-batch without targets has collectives too.
     loss = ours.log_probs.sum() * 0.0
     metrics: dict[str, torch.Tensor] = {}
     teacher_share, reward_share = routing.shares(batch.targets)
-    if any_rank(batch.targets.any()):
+    if teaches:
         compared = ours.at(distilled_BT[wanted_BT]) if reads_all else ours
         theirs = _teacher_statistics(batch, teacher, distilled_BT, replace(head, topk_indices=compared.topk_indices))
         loss, metrics = _distill(batch, objective, compared, theirs, distilled_BT, teacher_share)
@@ -149,10 +154,8 @@ def micro_step(
 def _teacher_statistics(
     batch: MicroBatch, teacher: Teacher, distilled_BT: torch.Tensor, head: EagerHead
 ) -> TokenStatistics:
-    """At the distilled tokens. Rows without a target are left out; a rank that has none runs a single token along."""
-    rows = batch.teacher_rows.select(batch.targets)
-    # The rows of a rank without targets have no wanted token.
-    wanted_BT = distilled_BT[batch.targets] if batch.targets.any() else distilled_BT[:1]
+    """At the distilled tokens."""
+    rows, wanted_BT = batch.teacher_rows.only(distilled_BT)
     head = replace(head, token_ids=batch.token_ids[distilled_BT], entropy_has_gradient=False)
     return teacher.statistics(rows, wanted_BT, head)
 

@@ -18,14 +18,17 @@ class Rows:
     response_lens: torch.Tensor
     """(B,), tokens of each row's response, which ends it."""
 
-    def select(self, chosen_B: torch.Tensor) -> "Rows":
-        """The rows where `chosen_B` is true; one token of the first if none is, so that there is something to run."""
-        rows, lens = self.input_ids.unbind(), self.response_lens[chosen_B]
-        if len(lens):
-            chosen = [row for row, is_chosen in zip(rows, chosen_B.tolist(), strict=True) if is_chosen]
-        else:
-            chosen, lens = [rows[0][:1]], torch.zeros_like(self.response_lens[:1])
-        return Rows(torch.nested.as_nested_tensor(chosen, layout=torch.jagged), lens)
+    def only(self, wanted_BT: torch.Tensor) -> tuple["Rows", torch.Tensor]:
+        """The rows that have a wanted token, and theirs; if none has, a single token, as something must run."""
+        has_wanted = wanted_BT.any(-1).tolist()
+        if all(has_wanted):
+            return self, wanted_BT
+        rows, chosen = self.input_ids.unbind(), [row for row, wanted in enumerate(has_wanted) if wanted]
+        if not chosen:
+            token = torch.nested.as_nested_tensor([rows[0][:1]], layout=torch.jagged)
+            return Rows(token, torch.zeros_like(self.response_lens[:1])), wanted_BT[:1]
+        input_ids = torch.nested.as_nested_tensor([rows[row] for row in chosen], layout=torch.jagged)
+        return Rows(input_ids, self.response_lens[chosen]), wanted_BT[chosen]
 
 
 class Model(Protocol):

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import verl
 from verl.sdpo import SUPPORTED_VERL, on_cpu
-from verl.sdpo.config import LOSS_MODE, TRAINER_MODE, defaults
+from verl.sdpo.config import LOSS_MODE, TRAINER_MODE, defaults, longest_sample
 
 CONFIG_DIR = Path(__file__).parents[1] / "trainer" / "config"
 
@@ -112,6 +112,7 @@ def load() -> None:
     OmegaConf.register_new_resolver("sdpo.trainer_mode", trainer_mode, replace=True)
     OmegaConf.register_new_resolver("sdpo.steps", steps, replace=True)
     OmegaConf.register_new_resolver("sdpo.refill", refill, replace=True)
+    OmegaConf.register_new_resolver("sdpo.longest_sample", longest_sample, replace=True)
     OmegaConf.register_new_resolver("sdpo.run_name", run_name, replace=True)
     wrapt.register_post_import_hook(register_with_hydra, "hydra")
     wrapt.register_post_import_hook(validate_before_ray, "verl.utils.config")

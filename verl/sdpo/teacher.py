@@ -54,6 +54,8 @@ class Teacher:
     """It changes those weights: they must be kept in float32, and are no fixed reference for a KL penalty."""
     saves: ClassVar[bool] = False
     """A resumed run cannot rebuild it, so it is part of the checkpoint."""
+    num_forwards: ClassVar[int] = 1
+    """Forward passes over its rows for their statistics."""
 
     @classmethod
     def needs_second_model(cls, is_lora: bool) -> bool:
@@ -177,6 +179,8 @@ class TrustRegion(Teacher):
 
     class Config(RateConfig):
         """The rate is the student's share of the mix."""
+
+    num_forwards = 2
 
     def statistics(self, rows: Rows, wanted_BT: torch.Tensor, head: EagerHead) -> TokenStatistics:
         reference = self.reference.run(rows, wanted_BT, head.logits)

@@ -18,6 +18,9 @@ from verl.sdpo.reprompt import (
     reprompt_metrics,
 )
 
+# Metric: tokens of the teacher's rows, which are those with a target.
+TEACHER_TOKENS = "self_distillation/teacher_tokens"
+
 Tool = dict[str, Any]
 TokenizeChat = Callable[[Sequence[Message], Sequence[Tool] | None], list[int]]
 
@@ -144,6 +147,7 @@ class TeacherRowBuilder:
         targets = torch.tensor([float(prompt.has_target) for prompt in prompts])
         weights = targets * torch.tensor(question_weights)
         warning = None if weights.any() else self._no_target(rollouts, prompts, step)
+        metrics[TEACHER_TOKENS] = sum(len(row) for row, weight in zip(rows, weights.tolist(), strict=True) if weight)
         reward_weights = torch.tensor([float(rollout.graded) for rollout in rollouts])
         return TeacherRows(rows, weights, reward_weights, prompts, metrics, warning)
 

@@ -16,11 +16,16 @@ from verl.utils.seqlen_balancing import calculate_workload, get_seqlen_balanced_
 STUDENT_PASSES = 3
 
 
-def update_order(samples: Sequence[Sample], rows: TeacherRows, *, num_ranks: int, seed: int) -> list[int]:
+def update_order(
+    samples: Sequence[Sample], rows: TeacherRows, *, reads_every_row: bool, num_ranks: int, seed: int
+) -> list[int]:
     """The order of a batch that verl cuts into `num_ranks` equal parts, and each part into mini-batches.
 
     A group stays on one rank, where its samples share their prompt, if there are as many groups for every rank. A
     rank's groups come in random order. Nothing depends on the order of the samples.
+
+    Args:
+        reads_every_row: whether the student computes rows without a target, too.
     """
     groups: dict[tuple[int, ...], list[int]] = {}
     for i, sample in enumerate(samples):
@@ -28,8 +33,10 @@ def update_order(samples: Sequence[Sample], rows: TeacherRows, *, num_ranks: int
     units = [sorted(groups[prompt], key=lambda i: _identity(samples[i])) for prompt in sorted(groups)]
     if len({len(unit) for unit in units}) > 1 or len(units) % num_ranks:
         units = [[i] for unit in units for i in unit]
+    has_target = rows.weights > 0
     student = torch.tensor([len(sample.prompt_ids) + len(sample.response_ids) for sample in samples])
-    teacher = torch.tensor([len(row) for row in rows.input_ids]) * (rows.weights > 0)
+    student = student * (has_target | reads_every_row)
+    teacher = torch.tensor([len(row) for row in rows.input_ids]) * has_target
     work = STUDENT_PASSES * calculate_workload(student) + calculate_workload(teacher)
     work_of_units = [int(work[unit].sum()) for unit in units]
     parts = get_seqlen_balanced_partitions(work_of_units, k_partitions=num_ranks, equal_size=True)

@@ -6,6 +6,7 @@ cover the response only. Shapes as in micro_step.py.
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,19 +14,20 @@ from tensordict import TensorDict
 
 from verl.sdpo.adapters.actor_config import SelfDistillationActorConfig
 from verl.sdpo.adapters.head_place import head_replaced, refuse_changed_logits
-from verl.sdpo.adapters.layout import as_verl, by_prompt, predicting_positions, reordered, shared, without_objects
+from verl.sdpo.adapters.layout import as_verl, predicting_positions, shared
 from verl.sdpo.adapters.losses import make_policy_loss, make_regularizer
+from verl.sdpo.adapters.micro_batches import STAND_IN, Packing, Split, without_objects
 from verl.sdpo.adapters.placement import PlacedEngine
 from verl.sdpo.adapters.recorder import TokenRecorder
-from verl.sdpo.adapters.sums import EMPTY, summed
+from verl.sdpo.adapters.sums import empty_share, summed
 from verl.sdpo.config import SelfDistillationConfig
 from verl.sdpo.head import SAMPLED_TOKEN, ChunkedHead, Outcomes
-from verl.sdpo.micro_step import MicroBatch, micro_step
+from verl.sdpo.micro_step import MicroBatch, micro_step, reads_every_row
 from verl.sdpo.model import Result, Rows
 from verl.sdpo.objective import Denominators
 from verl.sdpo.teacher import Teacher
-from verl.utils import tensordict_utils as tu
 from verl.utils.device import get_device_id, get_device_name
+from verl.utils.seqlen_balancing import restore_dynamic_batch
 from verl.workers.engine import EngineRegistry
 
 MODEL_TYPE = "sdpo_language_model"
@@ -43,6 +45,8 @@ class SelfDistillationEngine(PlacedEngine):
     shares_prefixes: bool = False
     """Whether rows of a micro-batch with the same prompt compute it once; see layout.py."""
     recorder = TokenRecorder()
+    computed: list[tuple[list[int], list[int]]]
+    """Lengths of the rows of the last batch, of student and teacher; see `Packing.computed`."""
     old_outcomes: Outcomes = SAMPLED_TOKEN
     """What the pass for old log-probabilities keeps of every position, besides the sampled token."""
 
@@ -68,45 +72,43 @@ class SelfDistillationEngine(PlacedEngine):
         return grad_norm
 
     def forward_backward_batch(self, data: TensorDict, loss_function, forward_only=False):
-        order = by_prompt(data) if self.shares_prefixes else None
         data = without_objects(data)
-        if order is not None:
-            data = tu.index_select_tensor_dict(data, order)
-        if not forward_only:
-            self._count_targets(data)
-            if tu.get_non_tensor_data(data, "use_dynamic_bsz", default=True):
-                self._budget_longer_row(data)
-        output: Any = super().forward_backward_batch(data, loss_function, forward_only=forward_only)  # one dict
-        if order is not None:
+        packing = Packing(data, shares_prefixes=self.shares_prefixes, forward_only=forward_only)
+        all_parts = parts = packing.parts()
+        if not (forward_only or reads_every_row(self.regularizer, self.settings.routing)):
+            parts = packing.parts(packing.targets)
+        split = Split.agreed(parts, packing.targets, self.get_data_parallel_group())
+        self.computed = packing.computed(parts)
+        step = partial(self._score, data, split) if forward_only else self._training(data, split)
+        # verl says a list of dicts; it is one.
+        output: Any = super().forward_backward_batch(split.stand_ins(), step, forward_only=forward_only)
+        if forward_only:
             scores = output["model_output"]
-            scores |= {name: reordered(rows, order.argsort()) for name, rows in scores.items()}
-        return output if forward_only else summed(output)
-
-    def _count_targets(self, data: TensorDict) -> None:
-        """Count the distilled tokens and sequences of the global mini-batch."""
-        tokens = data["response_mask"].to_padded_tensor(0).sum(-1) * (data["teacher_weight"] > 0)
-        counts = torch.stack([tokens.sum(), (tokens > 0).sum()]).long().to(get_device_id())
-        torch.distributed.all_reduce(counts, group=self.get_data_parallel_group())
-        num_tokens, num_sequences = counts.tolist()
-        tu.assign_non_tensor(data, num_target_tokens=num_tokens, num_target_sequences=num_sequences)
-
-    @staticmethod
-    def _budget_longer_row(data: TensorDict) -> None:
-        """Let verl's dynamic batching count the longer of a sample's student and teacher row.
-
-        verl reads the lengths off `input_ids`, so these become a placeholder until `forward_step` puts them back.
-        """
-        lengths = torch.maximum(data["input_ids"].offsets().diff(), data["teacher_input_ids"].offsets().diff())
-        offsets = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
-        data["student_input_ids"] = data["input_ids"]
-        placeholder = torch.zeros(int(offsets[-1]), dtype=torch.int8, device=offsets.device)
-        data["input_ids"] = torch.nested.nested_tensor_from_jagged(placeholder, offsets)
+            return output | {"model_output": {k: restore_dynamic_batch(v, split.rows) for k, v in scores.items()}}
+        output = summed(output)
+        output["metrics"] |= empty_share(all_parts, packing.targets)
+        return output
 
     def forward_step(self, micro_batch: TensorDict, loss_function, forward_only):
-        micro_batch = micro_batch.to(get_device_id())
-        if forward_only:
-            return None, {"model_output": self._score_responses(micro_batch), "loss": 0.0, "metrics": {}}
-        batch = self._micro_batch(micro_batch)
+        # verl's loop brings what `forward_backward_batch` gave it for a loss function.
+        return loss_function(int(micro_batch[STAND_IN]))
+
+    def _training(self, data: TensorDict, split: Split) -> Callable[[int], tuple]:
+        """`_train` with the tokens and sequences of the global mini-batch counted: those with a target, and all."""
+        tokens = data["response_mask"].to_padded_tensor(0).sum(-1)
+        distilled = tokens * (data["teacher_weight"] > 0)
+        counts = torch.stack([distilled.sum(), (distilled > 0).sum(), tokens.sum()]).long().to(get_device_id())
+        torch.distributed.all_reduce(counts, group=self.get_data_parallel_group())
+        num_distilled, num_targets, num_tokens = counts.tolist()
+        factor = self.actor_config.loss_scale_factor
+        of = partial(Denominators, dp_size=self.get_data_parallel_size(), loss_scale_factor=factor)
+        return partial(
+            self._train, data, split, of(num_distilled, num_targets), of(num_tokens, data["global_batch_size"])
+        )
+
+    def _train(self, data: TensorDict, split: Split, with_target: Denominators, of_all: Denominators, number: int):
+        """Loss and metrics of a micro-batch, for verl's loop."""
+        batch = self._micro_batch(split.pick(data, number).to(get_device_id()), with_target, of_all)
         loss, sums = micro_step(
             batch,
             student=self,
@@ -116,16 +118,14 @@ class SelfDistillationEngine(PlacedEngine):
             policy_loss=self.policy_loss,
             head_kind=self.settings.head,
             regularizer=self.regularizer,
-            any_rank=self._any_rank,
+            teaches=split.teaches[number],
         )
         metrics = {name: value.detach() for name, value in sums.items()}
-        metrics[EMPTY] = 1.0 - batch.targets.any().float()
         return loss, {"model_output": {}, "loss": loss.detach(), "metrics": metrics}
 
-    def _micro_batch(self, batch: TensorDict) -> MicroBatch:
-        responses, actor = batch["responses"], self.actor_config
+    def _micro_batch(self, batch: TensorDict, with_target: Denominators, of_all: Denominators) -> MicroBatch:
+        responses = batch["responses"]
         response_lens = responses.offsets().diff()
-        shared = {"dp_size": batch["dp_size"], "loss_scale_factor": actor.loss_scale_factor}
         padded = {
             name: batch[name].to_padded_tensor(0.0)
             for name in ("old_log_probs", "advantages", "rollout_is_weights", "ref_log_prob")
@@ -135,24 +135,24 @@ class SelfDistillationEngine(PlacedEngine):
         if self.old_outcomes.topk:
             padded |= {name: batch[name].to_padded_tensor(0).view(*mask_BT.shape, -1) for name in OLD_TOPK}
         return MicroBatch(
-            student_rows=Rows(batch.get("student_input_ids", batch["input_ids"]), response_lens),
+            student_rows=Rows(batch["input_ids"], response_lens),
             teacher_rows=Rows(batch["teacher_input_ids"], response_lens),
             token_ids=responses.to_padded_tensor(0),
             response_mask=mask_BT,
             teacher_weights=batch["teacher_weight"],
             reward_weights=batch["reward_weight"],
             temperature=batch["temperature"],
-            loss_agg_mode=actor.loss_agg_mode,
-            with_target=Denominators(batch["num_target_tokens"], batch["num_target_sequences"], **shared),
-            of_all=Denominators(batch["batch_num_tokens"], batch["global_batch_size"], **shared),
+            loss_agg_mode=self.actor_config.loss_agg_mode,
+            with_target=with_target,
+            of_all=of_all,
             observer=self.recorder.observer(batch),
             **padded,
         )
 
-    def _any_rank(self, flag: torch.Tensor) -> bool:
-        flag = flag.int()
-        torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX, group=self.get_data_parallel_group())
-        return bool(flag)
+    def _score(self, data: TensorDict, split: Split, number: int):
+        """Log-probabilities and entropies of a micro-batch, for verl's loop."""
+        scores = self._score_responses(split.pick(data, number).to(get_device_id()))
+        return None, {"model_output": scores if split.rows[number] else {}, "loss": 0.0, "metrics": {}}
 
     def _score_responses(self, batch: TensorDict) -> dict[str, torch.Tensor]:
         """Log-probabilities and entropies where verl's engine has them, zero at the positions that it ignores.

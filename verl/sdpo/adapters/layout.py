@@ -5,10 +5,9 @@ import os
 from typing import Any, NamedTuple
 
 import torch
-from tensordict import NonTensorStack, TensorDict
 
 from verl.sdpo.model import Rows
-from verl.sdpo.prefix import SharedLine, prompts
+from verl.sdpo.prefix import SharedLine
 from verl.utils import tensordict_utils as tu
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
@@ -93,29 +92,3 @@ def obstacle_to_sharing(model: torch.nn.Module) -> str | None:
     if kinds:
         return f"a model of type {config.model_type} has {', '.join(sorted(kinds))}"
     return None
-
-
-def without_objects(data: TensorDict) -> TensorDict:
-    """A new dict without what samples have as Python objects, messages and the like, which no model reads.
-
-    Cutting these into micro-batches and moving them would take a small model as long as its forward pass.
-    """
-    return data.exclude(*[name for name, field in data.items() if isinstance(field, NonTensorStack)])
-
-
-def by_prompt(data: TensorDict) -> torch.Tensor:
-    """(B,), the order of the rows in which equal prompts, then equal teacher prompts, stand together; it depends on the
-    rows alone, and not on which of them was finished first.
-    """
-    response_lens = data["responses"].offsets().diff()
-    fields = [name for name in ("input_ids", "teacher_input_ids") if name in data]
-    columns = [prompts(Rows(data[name], response_lens)) for name in fields]
-    columns.append([tuple(response.tolist()) for response in data["responses"].unbind()])
-    keys = list(zip(*columns, strict=True))
-    return torch.tensor(sorted(range(len(keys)), key=keys.__getitem__))
-
-
-def reordered(field: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
-    """A jagged field with its rows in another order."""
-    rows = field.unbind()
-    return torch.nested.as_nested_tensor([rows[row] for row in order.tolist()], layout=torch.jagged)

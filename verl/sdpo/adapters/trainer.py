@@ -13,10 +13,13 @@ from transfer_queue import KVBatchMeta
 from verl.sdpo.adapters.balance import update_order
 from verl.sdpo.adapters.dump import DumpMixin
 from verl.sdpo.adapters.guard import GuardedTrainer
+from verl.sdpo.adapters.losses import make_regularizer
 from verl.sdpo.adapters.samples import make_row_builder, read_samples
 from verl.sdpo.adapters.teacher_eval import TeacherEvalMixin
+from verl.sdpo.adapters.throughput import ThroughputMixin
 from verl.sdpo.adapters.worker import SelfDistillationWorker
 from verl.sdpo.config import TRAINER_MODE, is_lora
+from verl.sdpo.micro_step import reads_every_row
 from verl.sdpo.teacher_rows import Sample
 from verl.trainer.ppo.utils import Role
 from verl.trainer.ppo.v1.trainer_base import register_trainer
@@ -27,11 +30,13 @@ logger = logging.getLogger(__name__)
 logger.setLevel(os.getenv("VERL_LOGGING_LEVEL", "INFO"))
 
 
-class TeacherRowsMixin(DumpMixin):
+class TeacherRowsMixin(DumpMixin, ThroughputMixin):
     """Over any of verl's V1 trainers."""
 
     def __init__(self, config: DictConfig):
-        self.settings = omega_conf_to_dataclass(config.actor_rollout_ref.actor.self_distillation)
+        actor = config.actor_rollout_ref.actor
+        self.settings = omega_conf_to_dataclass(actor.self_distillation)
+        self.reads_every_row = reads_every_row(make_regularizer(actor), self.settings.routing)
         super().__init__(config)
 
     def _init_resource_pool_mgr(self):
@@ -74,8 +79,14 @@ class TeacherRowsMixin(DumpMixin):
         # Only the meta that comes back carries the new fields to the workers.
         written = tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=fields)
         written.extra_info.update(batch.extra_info)
-        num_ranks = max(self.actor_rollout_wg._dispatch_info["actor"]) + 1
-        written.reorder(update_order(samples, rows, num_ranks=num_ranks, seed=self.global_steps))
+        order = update_order(
+            samples,
+            rows,
+            reads_every_row=self.reads_every_row,
+            num_ranks=max(self.actor_rollout_wg._dispatch_info["actor"]) + 1,
+            seed=self.global_steps,
+        )
+        written.reorder(order)
         return written
 
     def _samples(self, batch: KVBatchMeta) -> list[Sample]:

@@ -6,7 +6,6 @@ A mistake then costs seconds. The checks read the whole Hydra tree that `verl.tr
 import logging
 import os
 from collections.abc import Mapping
-from math import ceil
 
 from omegaconf import DictConfig
 
@@ -23,6 +22,7 @@ from verl.sdpo.config import (
     SelfDistillationConfig,
     is_lora,
     is_sdpo,
+    longest_sample,
     parse_block,
 )
 from verl.sdpo.insight.guard import GuardConfig
@@ -160,7 +160,7 @@ def validate_training_config(config: Mapping) -> None:
     _validate_lora(config)
     _validate_reference(config, block)
     _validate_lengths(config, block.reprompt.max_reprompt_len)
-    _validate_micro_batches(config)
+    _validate_mini_batch(config)
     _validate_normalisation(actor)
     _validate_old_policy(config, block)
     _validate_refill(config)
@@ -288,13 +288,14 @@ def _validate_placement(engine: Mapping, placement: str) -> None:
 
 def _validate_lengths(config: Mapping, max_reprompt_len: int) -> None:
     actor = config["actor_rollout_ref"]["actor"]
-    longest = max_reprompt_len + config["data"]["max_response_length"]
+    data = config["data"]
+    longest = longest_sample(data["max_prompt_length"], data["max_response_length"], max_reprompt_len)
     if actor["use_dynamic_bsz"] and longest > actor["ppo_max_token_len_per_gpu"]:
         raise ValueError(
-            f"{BLOCK}.max_reprompt_len={max_reprompt_len} + data.max_response_length="
-            f"{config['data']['max_response_length']} = {longest} tokens, but "
-            f"actor_rollout_ref.actor.ppo_max_token_len_per_gpu={actor['ppo_max_token_len_per_gpu']}: one teacher row "
-            f"would not fit into a micro-batch. Raise ppo_max_token_len_per_gpu to {longest}."
+            f"data.max_prompt_length={data['max_prompt_length']} + {BLOCK}.max_reprompt_len={max_reprompt_len} + twice "
+            f"data.max_response_length={data['max_response_length']} = {longest} tokens, but "
+            f"actor_rollout_ref.actor.ppo_max_token_len_per_gpu={actor['ppo_max_token_len_per_gpu']}: one sample, "
+            f"student and teacher, would not fit into a micro-batch. Raise ppo_max_token_len_per_gpu to {longest}."
         )
     if not config["data"]["filter_overlong_prompts"]:
         raise ValueError(
@@ -308,37 +309,16 @@ def _validate_lengths(config: Mapping, max_reprompt_len: int) -> None:
         )
 
 
-def _validate_micro_batches(config: Mapping) -> None:
-    """GPUs and static micro-batches must divide the responses.
-
-    verl asserts it in a Ray worker (`verl/workers/engine_workers.py:267`, `verl/workers/engine/utils.py:124`).
-    """
-    actor, rollout, ref = (config["actor_rollout_ref"][name] for name in ("actor", "rollout", "ref"))
+def _validate_mini_batch(config: Mapping) -> None:
+    """GPUs must divide it. verl asserts that in a Ray worker (`verl/workers/engine_workers.py:267`)."""
+    actor, rollout = config["actor_rollout_ref"]["actor"], config["actor_rollout_ref"]["rollout"]
     gpus = config["trainer"]["nnodes"] * config["trainer"]["n_gpus_per_node"]
-    mini_batch = actor["ppo_mini_batch_size"]
-    # verl pads a batch to whole mini-batches.
-    batch = ceil(config["data"]["train_batch_size"] / mini_batch) * mini_batch
-    checks = [
-        ("actor.ppo_micro_batch_size_per_gpu", actor["use_dynamic_bsz"], mini_batch),
-        ("rollout.log_prob_micro_batch_size_per_gpu", rollout["log_prob_use_dynamic_bsz"], batch),
-    ]
-    if actor["use_kl_loss"]:
-        checks.append(("ref.log_prob_micro_batch_size_per_gpu", ref["log_prob_use_dynamic_bsz"], batch))
-    if mini_batch * rollout["n"] % gpus:
+    responses = actor["ppo_mini_batch_size"] * rollout["n"]
+    if responses % gpus:
         raise ValueError(
-            f"actor_rollout_ref.actor.ppo_mini_batch_size={mini_batch} x rollout.n={rollout['n']} = "
-            f"{mini_batch * rollout['n']} responses do not divide among {gpus} GPUs. Change either."
+            f"actor_rollout_ref.actor.ppo_mini_batch_size={actor['ppo_mini_batch_size']} x rollout.n={rollout['n']} = "
+            f"{responses} responses do not divide among {gpus} GPUs. Change either."
         )
-    for key, is_dynamic, questions in checks:
-        role, name = key.split(".")
-        size = config["actor_rollout_ref"][role][name]
-        responses = questions * rollout["n"]
-        if not is_dynamic and size is not None and responses % (size * gpus):
-            raise ValueError(
-                f"actor_rollout_ref.{key}={size} on {gpus} GPUs does not divide {questions} questions x "
-                f"rollout.n={rollout['n']} = {responses} responses. Set it to a divisor of what one GPU gets, or "
-                "choose another rollout.n."
-            )
 
 
 def _validate_normalisation(actor: Mapping) -> None:

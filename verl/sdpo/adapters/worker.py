@@ -10,6 +10,7 @@ from verl.sdpo.adapters.engine import MODEL_TYPE
 from verl.sdpo.adapters.layout import shares_prefixes
 from verl.sdpo.adapters.placement import teacher_stays
 from verl.sdpo.adapters.recorder import TokenRecorder
+from verl.sdpo.adapters.throughput import ComputedFlops
 from verl.sdpo.adapters.weights import make_teacher
 from verl.single_controller.base.decorator import Dispatch, make_nd_compute_dataproto_dispatch_fn, register
 from verl.utils import tensordict_utils as tu
@@ -44,6 +45,7 @@ class SelfDistillationWorker(ActorRolloutRefWorker):
         self.teacher = make_teacher(actor_config.self_distillation, reference, self.actor.engine)
         self.engine = self.actor.engine
         self.engine.set_up_distillation(actor_config, self.teacher)
+        self.actor.flops_counter = ComputedFlops(self.engine)
         # What stands by now stays. Python would look through all of it again, for a quarter of a second and in the
         # middle of an update, whenever enough new objects have been made.
         gc.collect()

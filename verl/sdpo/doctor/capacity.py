@@ -118,14 +118,17 @@ def _bytes_per_gathered_weight(engine: Mapping) -> int:
 
 
 def _logits(config: Mapping, vocabulary: int) -> int:
-    """SDPO: student and teacher at the response's tokens; verl's own losses: one model at every token. In float32."""
+    """SDPO: student and teacher at the response's tokens; verl's own losses: one model at every token. In float32.
+
+    A dynamic micro-batch counts every token of student and teacher, so each of its tokens has logits once at most.
+    """
     actor, rollout = (config["actor_rollout_ref"][name] for name in ("actor", "rollout"))
     response = rollout["response_length"]
-    row = response if is_sdpo(config) else rollout["prompt_length"] + response
+    row = 2 * response if is_sdpo(config) else rollout["prompt_length"] + response
     tokens = row * (actor["ppo_micro_batch_size_per_gpu"] or 1)
     if actor["use_dynamic_bsz"]:
         tokens = actor["ppo_max_token_len_per_gpu"]
-    return tokens * vocabulary * FLOAT32 * (2 if is_sdpo(config) else 1)
+    return tokens * vocabulary * FLOAT32
 
 
 def estimate(config: Mapping, model: Model, *, teacher_on_gpu: bool = False) -> Need:

@@ -68,8 +68,11 @@ def test_training_facts_by_hand():
 
 def test_methods_are_runs_that_differ_by_their_seed(tmp_path):
     settings = [("a", "sdpo", 0, {}), ("b", "sdpo", 1, {}), ("c", "sdpo", 0, {"alpha": 1.0}), ("d", "grpo", 0, {})]
+    settings.append(("e", "sdpo", 2, {"head": "eager"}))
     runs = [Run(make_run(tmp_path / n, algorithm=a, seed=s, steps=1, settings=x)) for n, a, s, x in settings]
     assert methods([*runs[:2], runs[3]]) == {"SDPO": runs[:2], "GRPO": [runs[3]]}
+    # How something is computed makes no other method.
+    assert methods([runs[0], runs[4]]) == {"SDPO": [runs[0], runs[4]]}
     assert methods(runs[:3]) == {"SDPO, alpha=None": runs[:2], "SDPO, alpha=1.0": [runs[2]]}
 
 

@@ -21,10 +21,11 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from verl.sdpo.adapters.identity import trains
 from verl.sdpo.insight import dump
 
 VALIDATION = re.compile(r"val-core/(?P<source>.+)/(?P<what>acc|reward|score)/mean@(?P<k>\d+)$")
-# Keys in which runs of one method may differ.
+# Keys in which runs of one method may differ, besides those that change no training.
 PRIVATE = re.compile(r"(seed|dir|_freq|name|logger|path|files|total_training_steps|_mode|max_samples)$")
 
 
@@ -162,7 +163,7 @@ def methods(runs: Sequence[Run]) -> dict[str, list[Run]]:
     named: dict[str, list[Run]] = {}
     for algorithm, members in groups.items():
         settings = [_flat(OmegaConf.to_container(run.config, resolve=False)) for run in members]
-        keys = {key for flat in settings for key in flat if not PRIVATE.search(key)}
+        keys = {key for flat in settings for key in flat if trains(key) and not PRIVATE.search(key)}
         differing = sorted(key for key in keys if len({str(flat.get(key)) for flat in settings}) > 1)
         for run, flat in zip(members, settings, strict=True):
             changes = [f"{key.rpartition('.')[2]}={flat.get(key)}" for key in differing]

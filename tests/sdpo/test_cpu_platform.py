@@ -1,5 +1,6 @@
 """verl without an accelerator: what the platform answers, and what a fresh process finds registered."""
 
+import asyncio
 import importlib.metadata
 import inspect
 import json
@@ -133,6 +134,34 @@ def test_fsdp1_is_refused_with_the_setting_to_change():
         cpu.validate_strategy(config("fsdp"))
 
 
+def test_every_weight_reaches_every_process_that_generates():
+    """Two ranks of an actor, of which the first sends, and two replicas; twice, as after two updates."""
+    from verl.sdpo.cpu.checkpoint_engine import TCPCheckpointEngine
+
+    engines = [TCPCheckpointEngine(bucket_size=1, is_master=rank == 0) for rank in range(4)]
+    actors, replicas = engines[:2], engines[2:]
+    for value in (1.0, 2.0):
+        # A view of a larger tensor, as of a flat parameter.
+        weights = {"a": torch.full((4, 2), value)[1:3], "b": torch.tensor([value], dtype=torch.bfloat16)}
+        topology = TCPCheckpointEngine.build_topology(2, 2, [engine.prepare() for engine in engines])
+        for side, arguments in zip((actors, replicas), topology, strict=True):
+            for engine, receivers in zip(side, arguments["receivers"], strict=True):
+                engine.init_process_group(receivers=receivers)
+        for actor in actors:
+            asyncio.run(actor.send_weights(iter(weights.items())))
+        for replica in replicas:
+            received = asyncio.run(collect(replica.receive_weights()))
+            assert list(received) == ["a", "b"]
+            for name, weight in weights.items():
+                torch.testing.assert_close(received[name], weight, rtol=0, atol=0)
+        for engine in engines:
+            engine.finalize()
+
+
+async def collect(weights) -> dict[str, torch.Tensor]:
+    return {name: weight async for name, weight in weights}
+
+
 # A process with VERL_PLATFORM=cpu
 
 PROBE = """
@@ -140,6 +169,7 @@ import json, os
 from types import SimpleNamespace
 import torch
 import verl
+from verl.checkpoint_engine import CheckpointEngineRegistry
 from verl.plugin.platform import get_platform
 from verl.sdpo.adapters.engine import MODEL_TYPE
 from verl.utils import distributed
@@ -180,6 +210,7 @@ print(json.dumps({
         for model_type in ("language_model", MODEL_TYPE)
     },
     "backend": torch.distributed.get_backend(),
+    "weights by tcp": CheckpointEngineRegistry.get("tcp").__name__,
     "replica": [base.__name__ for base in replica.__mro__[:2]],
     "extension": [base.__name__ for base in extension.__mro__[:2]],
     "repacks as before": after is before,
@@ -216,8 +247,9 @@ def test_verl_finds_the_platform_and_the_engines(found):
     assert found["engines"] == {"language_model": both, "sdpo_language_model": ours}
 
 
-def test_processes_meet_by_gloo(found):
+def test_processes_meet_by_gloo_and_weights_go_by_tcp(found):
     assert found["backend"] == "gloo"
+    assert found["weights by tcp"] == "TCPCheckpointEngine"
 
 
 def test_vllm_runs_our_worker_extension_and_keeps_the_weights_that_syncs_load_into(found):

@@ -8,21 +8,22 @@ from unittest import mock
 import pytest
 from omegaconf import OmegaConf
 
+from verl.sdpo.adapters.guard import GuardMixin, format_errors
+from verl.sdpo.config import STOPPABLE_MODES, TRAINER_MODES
 from verl.sdpo.insight.guard import ACCURACY, Guard, GuardConfig
 from verl.sdpo.teacher import TEACHERS
 from verl.trainer.ppo.v1 import get_trainer_cls, trainer_base
-from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
+from verl.trainer.ppo.v1.trainer_base import PPOTrainer
+from verl.trainer.ppo.v1.trainer_separate_async import HybridEngineMode
 
-GuardedTrainer = get_trainer_cls("sync_stoppable")
 ADAPTER = "verl.sdpo.adapters.guard"
 GOOD, BAD = 0.8, 0.0
 COLLAPSE = [GOOD, 0.78, 0.82, GOOD, BAD, BAD, BAD, BAD, BAD]
 
 
-class Loop(GuardedTrainer):
+class Recorder:
     """Records what is saved, loaded and sent to vLLM; the training accuracy of each step is given."""
 
-    trainer_mode = "sync"
     use_critic = False
 
     def __init__(self, folder, curve, loss_mode="sdpo", save_freq=-1, test_freq=-1, val_before_train=False, **insight):
@@ -58,12 +59,41 @@ class Loop(GuardedTrainer):
             refresh_teacher=lambda: self.done.append("refresh teacher"),
         )
         self.checkpoint_manager = SimpleNamespace(
-            sleep_replicas=lambda: self.done.append("sleep"), update_weights=lambda step: self.done.append("wake")
+            abort_replicas=lambda: self.done.append("abort"),
+            sleep_replicas=lambda: self.done.append("sleep"),
+            update_weights=lambda step: self.done.append("wake"),
         )
         self._init_dump_executor()
 
+    def on_train_begin(self):
+        pass
+
     def on_step_end(self):
         pass
+
+
+class Loop(Recorder, get_trainer_cls("sync_stoppable")):
+    trainer_mode = "sync"
+
+
+class ColocateLoop(Recorder, get_trainer_cls("colocate_async_stoppable")):
+    trainer_mode = "colocate_async"
+
+
+class SeparateLoop(Recorder, get_trainer_cls("separate_async_stoppable")):
+    """Its accelerators are lent to generation at the end of every step."""
+
+    trainer_mode = "separate_async"
+    current_mode = HybridEngineMode.TRAINER
+    hybrid_rollout_config = SimpleNamespace(enable_switch=False)
+    _sample_start = 0.0
+
+    def on_step_end(self):
+        self.current_mode = HybridEngineMode.ROLLOUT
+
+    def switch_to_trainer(self):
+        self.done.append("take back")
+        self.current_mode = HybridEngineMode.TRAINER
 
 
 def verl_save(self):
@@ -78,11 +108,11 @@ def verl_metrics(self, batch, metrics, timing_raw, global_steps, epoch):
     self.logged.append(metrics)
 
 
-def fit(folder, curve, **settings) -> Loop:
-    loop = Loop(folder, curve, **settings)
+def fit(folder, curve, kind=Loop, **settings) -> Recorder:
+    loop = kind(folder, curve, **settings)
     verls = {"step": mock.Mock(), "_save_checkpoint": verl_save, "_compute_metrics": verl_metrics}
     with (
-        mock.patch.multiple(PPOTrainerSync, **verls),
+        mock.patch.multiple(PPOTrainer, **verls),
         mock.patch.multiple(trainer_base, tq=mock.DEFAULT, SkipManager=mock.DEFAULT),
         mock.patch(f"{ADAPTER}.format_errors", lambda batch: {}),
     ):
@@ -96,7 +126,7 @@ def test_validation_before_the_first_step_counts(tmp_path):
     def verl_validate(self):
         return {"val-core/task/acc/mean@4": next(values)}
 
-    with mock.patch.object(PPOTrainerSync, "_validate", verl_validate):
+    with mock.patch.object(PPOTrainer, "_validate", verl_validate):
         loop = fit(tmp_path, [GOOD] * 6, guard="stop", test_freq=2, val_before_train=True)
     (event,) = events(tmp_path)
     assert event["sentence"] == "step 4: validation is 0.30, after 0.90 at its best."
@@ -107,9 +137,9 @@ def events(folder) -> list[dict]:
     return [json.loads(line) for line in (folder / "guard.jsonl").read_text().splitlines()]
 
 
-def test_both_trainers_are_guarded():
-    assert get_trainer_cls("sync_stoppable") is GuardedTrainer
-    assert issubclass(get_trainer_cls("sdpo"), GuardedTrainer)
+@pytest.mark.parametrize("name", STOPPABLE_MODES | TRAINER_MODES)
+def test_every_trainer_is_guarded(name):
+    assert issubclass(get_trainer_cls(name), GuardMixin)
 
 
 def test_warn_says_it_and_goes_on(tmp_path, caplog):
@@ -134,6 +164,18 @@ def test_stop_saves_and_ends(tmp_path):
     assert len(loop.logged) == 9
     assert loop.done == ["sleep", "save 9"]
     assert (tmp_path / "stopped_by_guard").exists()
+
+
+def test_stop_of_an_asynchronous_training_ends_what_is_being_generated_first(tmp_path):
+    """verl's colocated trainer has requests in flight, which would keep vLLM awake."""
+    loop = fit(tmp_path, COLLAPSE, ColocateLoop, guard="stop")
+    assert loop.done == ["abort", "sleep", "save 9"]
+
+
+def test_stop_takes_accelerators_back_that_are_lent_to_generation(tmp_path):
+    """As after a validation, for which verl's separated trainer lends them."""
+    loop = fit(tmp_path, COLLAPSE, SeparateLoop, guard="stop")
+    assert loop.done == ["take back"] * 8 + ["take back", "save 9"]
 
 
 def test_stop_does_not_save_twice(tmp_path):
@@ -175,7 +217,7 @@ def test_a_resumed_run_remembers_its_past_and_its_rollback(tmp_path):
     def verl_load(self):
         self.global_steps = 4
 
-    with mock.patch.object(PPOTrainerSync, "_load_checkpoint", verl_load):
+    with mock.patch.object(PPOTrainer, "_load_checkpoint", verl_load):
         second._load_checkpoint()
     assert second.rolled_back
     assert second.good_step == 4
@@ -184,8 +226,6 @@ def test_a_resumed_run_remembers_its_past_and_its_rollback(tmp_path):
 
 
 def test_format_errors_are_those_of_samples_that_say(monkeypatch):
-    from verl.sdpo.adapters.guard import format_errors
-
     rewards = [{"incorrect_format": 1}, {"incorrect_format": 0}, {"incorrect_format": 1}]
     data = {"extra_fields": [{"reward_extra_info": reward} for reward in rewards]}
     monkeypatch.setattr(f"{ADAPTER}.tq", SimpleNamespace(kv_batch_get=lambda **_: data))
@@ -209,7 +249,7 @@ def test_a_teacher_that_moves_becomes_the_student(kind, rates):
 def test_a_checkpoint_that_was_saved_right_before_the_alarm_is_no_good_one(tmp_path):
     """verl saves, then validates: at step 4 both, and the validation has fallen."""
     values = iter([0.9, 0.1, 0.9])
-    with mock.patch.object(PPOTrainerSync, "_validate", lambda self: {"val-core/task/acc/mean@4": next(values)}):
+    with mock.patch.object(PPOTrainer, "_validate", lambda self: {"val-core/task/acc/mean@4": next(values)}):
         loop = fit(tmp_path, [GOOD] * 6, guard="rollback", save_freq=2, test_freq=2)
     assert loop.done[:3] == ["save 2", "save 4", "sleep"]
     assert loop.done[3] == f"load {tmp_path / 'global_step_2'}/actor"

@@ -46,11 +46,13 @@ def test_trainer_and_engine_are_registered_where_verl_looks(tmp_path):
     code = (
         "from verl.trainer.ppo.v1 import get_trainer_cls\n"
         "from verl.workers.engine import EngineRegistry\n"
-        "print(*[get_trainer_cls(name).__name__ for name in ('sdpo', 'sdpo_ttt', 'sync_stoppable', 'sync')])\n"
+        "names = 'sdpo', 'sdpo_ttt', 'sdpo_colocate_async', 'sync_stoppable', 'separate_async_stoppable', 'sync'\n"
+        "print(*[get_trainer_cls(name).__name__ for name in names])\n"
         "print(EngineRegistry._engines['sdpo_language_model']['fsdp2']['cuda'].__name__)\n"
     )
     assert python(code, tmp_path).splitlines()[-2:] == [
-        "SelfDistillationTrainer QuestionTrainer GuardedTrainer PPOTrainerSync",
+        "SelfDistillationTrainer QuestionTrainer ColocateAsyncTrainer GuardedTrainer GuardedSeparateAsync "
+        "PPOTrainerSync",
         "SelfDistillationEngine",
     ]
 

@@ -6,15 +6,15 @@ from unittest import mock
 import pytest
 from omegaconf import OmegaConf
 
+from verl.sdpo.adapters.stop import StoppableMixin
+from verl.sdpo.config import STOPPABLE_MODES, TRAINER_MODES
 from verl.trainer.ppo.v1 import get_trainer_cls, trainer_base
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
 LAST_STEP = 4
-# Below the guard, which has tests of its own.
-_, StoppableTrainer = get_trainer_cls("sync_stoppable").__bases__
 
 
-class Loop(StoppableTrainer):
+class Loop(StoppableMixin, PPOTrainerSync):
     """Records the steps taken and saved. The file `stop` appears during step `ask_at`."""
 
     trainer_mode = "sync"
@@ -170,21 +170,35 @@ def test_a_checkpoint_of_another_trainer_counts_from_zero(tmp_path):
     assert (loop.train_seconds, loop.total_training_steps) == (0.0, LAST_STEP)
 
 
-def test_what_is_recorded_is_what_verl_was_started_with():
+OURS = {"sync_stoppable": "sync", "sdpo": "sync", "sdpo_ttt": "sync"} | {
+    name: verls for verls in ("colocate_async", "separate_async") for name in (f"{verls}_stoppable", f"sdpo_{verls}")
+}
+
+
+@pytest.mark.parametrize(("name", "verls"), OURS.items())
+def test_every_trainer_of_ours_is_one_of_verls_and_stoppable(name, verls):
+    assert (STOPPABLE_MODES | TRAINER_MODES)[name] == verls
+    assert issubclass(get_trainer_cls(name), StoppableMixin)
+    assert issubclass(get_trainer_cls(name), get_trainer_cls(verls))
+
+
+def test_there_are_no_others():
+    assert OURS == STOPPABLE_MODES | TRAINER_MODES
+
+
+@pytest.mark.parametrize(("name", "verls"), OURS.items())
+def test_what_is_recorded_is_what_verl_was_started_with(name, verls):
     """The trainer changes its mode before verl sees it."""
-    config = OmegaConf.create(
-        {"trainer": {"v1": {"trainer_mode": "sync_stoppable"}, "a": "${trainer.v1.trainer_mode}"}}
-    )
+    config = OmegaConf.create({"trainer": {"v1": {"trainer_mode": name}, "a": "${trainer.v1.trainer_mode}"}})
     with mock.patch.object(PPOTrainerSync, "__init__", lambda self, config: None):
-        trainer = StoppableTrainer(config)
-    assert trainer.composed == {"trainer": {"v1": {"trainer_mode": "sync_stoppable"}, "a": "sync_stoppable"}}
-    assert config.trainer.v1.trainer_mode == "sync"
+        trainer = type("Stoppable", (StoppableMixin, PPOTrainerSync), {})(config)
+    assert trainer.composed == {"trainer": {"v1": {"trainer_mode": name}, "a": name}}
+    assert config.trainer.v1.trainer_mode == verls
 
 
-def test_everything_else_is_verls_synchronous_trainer():
-    """The baseline is trained by this class: nothing of the algorithm may be replaced."""
-    assert StoppableTrainer.__mro__[1] is PPOTrainerSync
-    own = {name for name in vars(StoppableTrainer) if callable(getattr(StoppableTrainer, name))}
+def test_everything_else_is_verls_trainer():
+    """The baseline is trained with it: nothing of the algorithm may be replaced."""
+    own = {name for name in vars(StoppableMixin) if callable(getattr(StoppableMixin, name))}
     assert own & set(dir(PPOTrainerSync)) == {
         "__init__",
         "step",
@@ -192,7 +206,6 @@ def test_everything_else_is_verls_synchronous_trainer():
         "_save_checkpoint",
         "_load_checkpoint",
     }
-    assert issubclass(get_trainer_cls("sdpo"), StoppableTrainer)
 
 
 def test_responses_that_have_come_are_not_waited_for(tmp_path):

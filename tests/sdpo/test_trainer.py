@@ -17,10 +17,11 @@ from verl.sdpo.reprompt import Rollout
 from verl.sdpo.teacher_rows import TeacherRowBuilder
 from verl.trainer.ppo.utils import Role
 from verl.trainer.ppo.v1 import get_trainer_cls
+from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 from verl.utils.tensordict_utils import get_tensordict
 from verl.workers.engine_workers import ActorRolloutRefWorker
 
-StoppableTrainer, SelfDistillationTrainer = get_trainer_cls("sync_stoppable"), get_trainer_cls("sdpo")
+SelfDistillationTrainer = get_trainer_cls("sdpo")
 JAGGED = {"input_ids": torch.int64, "responses": torch.int64, "rm_scores": torch.float32}
 
 
@@ -151,20 +152,22 @@ def test_a_step_without_a_target_is_said(trainer, queue, caplog):
     assert "step 3: NO TARGET" in caplog.text
 
 
+@pytest.mark.parametrize("mode", ["sdpo", "sdpo_colocate_async", "sdpo_separate_async"])
 @pytest.mark.parametrize("verls_role", [Role.ActorRollout, Role.ActorRolloutRef])
 @pytest.mark.parametrize(
     ("teacher", "lora_rank", "is_needed"),
     [("ema", 0, True), ("frozen", 0, True), ("live", 0, False), ("ema", 8, True), ("frozen", 8, False)],
 )
 def test_a_teacher_that_is_a_second_model_has_a_reference_model(
-    trainer, monkeypatch, verls_role, teacher, lora_rank, is_needed
+    monkeypatch, mode, verls_role, teacher, lora_rank, is_needed
 ):
     """verl builds a reference model (`verls_role`) for a KL penalty only."""
 
     def verls(self):
         self.role_worker_mapping, self.mapping = {verls_role: "verl's worker"}, {verls_role: "pool"}
 
-    monkeypatch.setattr(StoppableTrainer, "_init_resource_pool_mgr", verls)
+    monkeypatch.setattr(PPOTrainer, "_init_resource_pool_mgr", verls)
+    trainer = object.__new__(get_trainer_cls(mode))
     trainer.settings = SelfDistillationConfig(teacher_regularization=teacher)
     trainer.config = {"actor_rollout_ref": {"model": {"lora_rank": lora_rank}}}
     trainer._init_resource_pool_mgr()
@@ -173,6 +176,11 @@ def test_a_teacher_that_is_a_second_model_has_a_reference_model(
     (worker,) = trainer.role_worker_mapping.values()
     assert list(trainer.role_worker_mapping) == [role]
     assert worker.__ray_metadata__.class_name == "SelfDistillationWorker"
+
+
+def test_a_worker_can_score_with_the_weights_that_generation_has():
+    """What verl's separated trainer asks of a worker (trainer_separate_async.py)."""
+    assert {"save_model_to_cpu", "restore_model_from_cpu", "clear_cpu_model"} <= set(dir(SelfDistillationWorker))
 
 
 def test_the_teacher_is_saved_before_verl_deletes_older_checkpoints(monkeypatch):

@@ -13,7 +13,12 @@ from omegaconf import OmegaConf
 import verl
 from tests.sdpo.test_config import BLOCK, DEFAULTS
 from verl.sdpo.adapters.data import local_files, validate_files
-from verl.sdpo.adapters.validation import validate_guard, validate_teacher_eval, validate_training_config
+from verl.sdpo.adapters.validation import (
+    validate_guard,
+    validate_separation,
+    validate_teacher_eval,
+    validate_training_config,
+)
 from verl.sdpo.config import is_sdpo
 
 FSDP = {
@@ -203,6 +208,7 @@ IMPOSSIBLE = [
         ({**REFILL, **overrides}, ["data.refill_until_target=2 with", *expected])
         for overrides, expected in (
             ({"data.gen_batch_size": 32}, ["gen_batch_size=32", "Set it to 1"]),
+            ({"trainer.v1.trainer_mode": "sdpo_colocate_async"}, ["=sdpo_colocate_async", "a synchronous trainer"]),
             ({"algorithm.filter_groups": {"enable": True}}, ["filter_groups.enable=True", "Set one of them off"]),
             ({"trainer.v1.sampler.custom_sampler.name": "Mine"}, ["custom_sampler.name=Mine", "Leave it out"]),
             ({"trainer.v1.sampler.sync_refill_failed_groups": True}, ["sync_refill_failed_groups=True"]),
@@ -411,6 +417,14 @@ def leaves(tree, prefix=""):
         ({"guard": "stop"}, {"use_v1": False}, "trainer.use_v1=False, .*: that trainer has no guard"),
         ({"guard": "rollback"}, {"save_freq": -1}, "save_freq=-1, .*no good checkpoint"),
         ({"guard": "rollback"}, {"max_actor_ckpt_to_keep": 1}, "max_actor_ckpt_to_keep=1: there would be no good"),
+        *(
+            (
+                {"guard": "rollback"},
+                {"v1": {"trainer_mode": mode}},
+                f"trainer_mode={mode}: responses of the bad weights",
+            )
+            for mode in ("sdpo_colocate_async", "separate_async_stoppable")
+        ),
     ],
 )
 def test_a_guard_that_cannot_guard_is_refused(insight, trainer, error):
@@ -419,6 +433,7 @@ def test_a_guard_that_cannot_guard_is_refused(insight, trainer, error):
     with pytest.raises(ValueError, match=error):
         validate_guard({"insight": insight, "trainer": {**ready, **trainer}})
     validate_guard({"insight": {"guard": "rollback"}, "trainer": ready})
+    validate_guard({"insight": {"guard": "stop"}, "trainer": {**ready, "v1": {"trainer_mode": "sdpo_colocate_async"}}})
     validate_guard({"trainer": {**ready, "v1": {"trainer_mode": "sync"}}})
 
 
@@ -447,3 +462,64 @@ def test_a_teacher_that_cannot_be_asked_is_refused(key, value, error):
         validate_teacher_eval(config)
     OmegaConf.update(config, "insight.teacher_eval_freq", None)
     validate_teacher_eval(config)
+
+
+SEPARATE = {
+    "trainer.v1": {"trainer_mode": "sdpo_separate_async", "separate_async": {"parameter_sync_step": 4}},
+    "actor_rollout_ref.hybrid_engine": True,
+    "actor_rollout_ref.actor.ppo_mini_batch_size": 8,
+    "actor_rollout_ref.rollout.nnodes": 1,
+    "actor_rollout_ref.rollout.n_gpus_per_node": 4,
+    "actor_rollout_ref.rollout.checkpoint_engine": {"backend": "nccl"},
+}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "error"),
+    [
+        ({"data.train_batch_size": 16}, r"train_batch_size=16 with .*=sdpo_separate_async: expected .* = 4 x 8\."),
+        ({"actor_rollout_ref.rollout.nnodes": 0}, "nnodes=0 .*generation has nodes of its own"),
+        ({"actor_rollout_ref.rollout.n_gpus_per_node": 0}, "n_gpus_per_node=0 .*accelerators of its own"),
+        ({"actor_rollout_ref.rollout.checkpoint_engine.backend": "naive"}, r"other processes\. Set nccl\."),
+        ({"actor_rollout_ref.hybrid_engine": False}, "hybrid_engine=False .*teacher cannot follow the student"),
+        (
+            {"actor_rollout_ref.actor.fsdp_config.param_offload": True},
+            "parameter_sync_step=4 .*updates would be undone",
+        ),
+    ],
+)
+def test_generation_apart_from_training_needs_what_verl_asserts_later(monkeypatch, overrides, error):
+    monkeypatch.delenv("VERL_PLATFORM", raising=False)
+    validate_separation(training_config(SEPARATE))
+    validate_training_config(training_config(SEPARATE))
+    with pytest.raises(ValueError, match=error):
+        validate_separation(training_config({**SEPARATE, **overrides}))
+    validate_separation(training_config({**SEPARATE, **overrides, "trainer.v1.trainer_mode": "sdpo_colocate_async"}))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"algorithm.rollout_correction": {"bypass_mode": True}},
+        {"trainer.v1.separate_async.parameter_sync_step": 1, "data.train_batch_size": 8},
+        {"actor_rollout_ref.actor.strategy": "fsdp"},
+    ],
+)
+def test_weights_in_ordinary_memory_go_with_what_needs_no_copy_of_them(overrides):
+    offload = {"actor_rollout_ref.actor.fsdp_config.param_offload": True}
+    validate_separation(training_config({**SEPARATE, **offload, **overrides}))
+
+
+def test_grpo_may_do_without_accelerators_that_do_both():
+    grpo = {"actor_rollout_ref.actor.policy_loss.loss_mode": "vanilla", "actor_rollout_ref.hybrid_engine": False}
+    trainer = {"trainer.v1.trainer_mode": "separate_async_stoppable"}
+    validate_separation(training_config({**SEPARATE, **trainer, **grpo}))
+
+
+def test_a_micro_batch_divides_what_is_handed_over_at_once():
+    """8 questions x 8 responses on 4 GPUs; the whole batch would be four times as many."""
+    static = {**STATIC, **SEPARATE}
+    log_probs = "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu"
+    validate_training_config(training_config({**static, log_probs: 16}))
+    with pytest.raises(ValueError, match=r"=64 on 4 GPUs does not divide 8 questions"):
+        validate_training_config(training_config({**static, log_probs: 64}))

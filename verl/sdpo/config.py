@@ -19,9 +19,22 @@ from verl.sdpo.routing import ROUTINGS, Routing
 from verl.sdpo.teacher import TEACHERS
 
 LOSS_MODE = "sdpo"
+# Names of our trainers (`trainer.v1.trainer_mode`).
 TRAINER_MODE = "sdpo"
 TEST_TIME_MODE = "sdpo_ttt"
 STOPPABLE_MODE = "sync_stoppable"
+# With SDPO and without, over verl's trainer of the name on the right.
+TRAINER_MODES = {
+    TRAINER_MODE: "sync",
+    TEST_TIME_MODE: "sync",
+    "sdpo_colocate_async": "colocate_async",
+    "sdpo_separate_async": "separate_async",
+}
+STOPPABLE_MODES = {
+    STOPPABLE_MODE: "sync",
+    "colocate_async_stoppable": "colocate_async",
+    "separate_async_stoppable": "separate_async",
+}
 
 
 def longest_sample(max_prompt_length: int, max_response_length: int, max_reprompt_len: int) -> int:

@@ -14,10 +14,8 @@ from transfer_queue import KVBatchMeta
 from verl.sdpo.adapters.identity import TRACKER
 from verl.sdpo.adapters.mixin import Trainer
 from verl.sdpo.adapters.samples import plain
-from verl.sdpo.adapters.stop import StoppableTrainer
-from verl.sdpo.config import STOPPABLE_MODE, is_sdpo
+from verl.sdpo.config import is_sdpo
 from verl.sdpo.insight.guard import VALIDATION, Event, Guard, GuardConfig
-from verl.trainer.ppo.v1.trainer_base import register_trainer
 
 logger = logging.getLogger(__name__)
 logger.setLevel(os.getenv("VERL_LOGGING_LEVEL", "INFO"))
@@ -44,7 +42,7 @@ def format_errors(batch: KVBatchMeta) -> dict[str, float]:
 
 
 class GuardMixin(Trainer):
-    """Over a synchronous trainer of verl's; see `verl/sdpo/insight/guard.py`."""
+    """Over a trainer of verl's; see `verl/sdpo/insight/guard.py`."""
 
     def __init__(self, config: DictConfig):
         self.guard = Guard(GuardConfig.of(config.get("insight") or {}))
@@ -95,8 +93,10 @@ class GuardMixin(Trainer):
         # `fit` goes on while global_steps <= total_training_steps, and saves whatever the guard doubts at the end.
         self.total_training_steps = self.global_steps
         if self.saved_step != self.global_steps:
-            # As verl saves within a step: on a GPU vLLM must not hold the memory.
-            self.checkpoint_manager.sleep_replicas()
+            # As verl saves within a step: on a GPU vLLM must not hold the memory. With these hooks, as every trainer
+            # has its own way to take it: one has accelerators to call back, another requests to end.
+            self.on_step_begin()
+            self.on_sample_end()
             self._save_checkpoint()
         # For whoever started it: this is no finished training.
         (Path(self.config.trainer.default_local_dir) / STOPPED).touch()
@@ -104,7 +104,8 @@ class GuardMixin(Trainer):
     def _roll_back(self) -> None:
         """Weights, optimizer and schedule of the last good checkpoint, with the teacher a copy of that student.
 
-        The count of steps and the data go on, so that no number of the log is written twice.
+        The count of steps and the data go on, so that no number of the log is written twice. Only with a synchronous
+        trainer: an asynchronous one has responses of the bad weights waiting.
         """
         folder = self._folder(self.good_step)
         logger.warning("GUARD goes back to %s, and on from there.", folder)
@@ -150,8 +151,3 @@ class GuardMixin(Trainer):
 
     def _folder(self, step: int) -> Path:
         return Path(self.config.trainer.default_local_dir) / f"global_step_{step}"
-
-
-@register_trainer(STOPPABLE_MODE)
-class GuardedTrainer(GuardMixin, StoppableTrainer):
-    """What trains without SDPO, GRPO for one."""

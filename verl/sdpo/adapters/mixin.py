@@ -3,6 +3,6 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync as Trainer
+    from verl.trainer.ppo.v1.trainer_base import PPOTrainer as Trainer
 else:
     Trainer = object

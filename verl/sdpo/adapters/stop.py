@@ -6,7 +6,8 @@ from pathlib import Path
 from omegaconf import DictConfig, open_dict
 
 from verl.sdpo.adapters import identity
-from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
+from verl.sdpo.adapters.mixin import Trainer
+from verl.sdpo.config import STOPPABLE_MODES, TRAINER_MODES
 
 # In the folder of a checkpoint: seconds of all steps up to it.
 SECONDS = "train_seconds.txt"
@@ -14,9 +15,9 @@ SECONDS = "train_seconds.txt"
 POLL_SECONDS = 0.2
 
 
-class StoppableTrainer(PPOTrainerSync):
-    """verl's synchronous trainer, which ends after the current step once `stop` exists in `trainer.default_local_dir`,
-    or once its steps have taken `trainer.max_train_hours`.
+class StoppableMixin(Trainer):
+    """Over a trainer of verl's, which then ends after the current step once `stop` exists in
+    `trainer.default_local_dir`, or once its steps have taken `trainer.max_train_hours`.
 
     The checkpoint is verl's own, with the configuration and the time in it, and the next start resumes from it. `stop`
     is renamed to `stopped`, so that whoever asked can tell this end from that of the training; a request that comes
@@ -30,10 +31,10 @@ class StoppableTrainer(PPOTrainerSync):
         self.train_seconds = self.seconds_so_far = 0.0
         # Of the last step. verl completes it after `step` has returned.
         self.last_timing: dict[str, float] = {}
-        # The base class compares the mode with "sync" literally (trainer_base.py: replay buffer, gen_batch_size,
-        # checkpoints); under any other name it would treat this synchronous trainer as an asynchronous one.
+        # verl compares the mode with "sync" literally (trainer_base.py: replay buffer, gen_batch_size, checkpoints) and
+        # finds a trainer's own keys under it.
         with open_dict(config):
-            config.trainer.v1.trainer_mode = "sync"
+            config.trainer.v1.trainer_mode = (STOPPABLE_MODES | TRAINER_MODES)[config.trainer.v1.trainer_mode]
         super().__init__(config)
 
     def _build_replay_buffer(self):

@@ -12,17 +12,14 @@ from transfer_queue import KVBatchMeta
 
 from verl.sdpo.adapters.balance import update_order
 from verl.sdpo.adapters.dump import DumpMixin
-from verl.sdpo.adapters.guard import GuardedTrainer
 from verl.sdpo.adapters.losses import make_regularizer
 from verl.sdpo.adapters.samples import make_row_builder, read_samples
-from verl.sdpo.adapters.teacher_eval import TeacherEvalMixin
 from verl.sdpo.adapters.throughput import ThroughputMixin
 from verl.sdpo.adapters.worker import SelfDistillationWorker
-from verl.sdpo.config import TRAINER_MODE, is_lora
+from verl.sdpo.config import is_lora
 from verl.sdpo.micro_step import reads_every_row
 from verl.sdpo.teacher_rows import Sample
 from verl.trainer.ppo.utils import Role
-from verl.trainer.ppo.v1.trainer_base import register_trainer
 from verl.utils.config import omega_conf_to_dataclass
 from verl.utils.debug import marked_timer
 
@@ -31,7 +28,9 @@ logger.setLevel(os.getenv("VERL_LOGGING_LEVEL", "INFO"))
 
 
 class TeacherRowsMixin(DumpMixin, ThroughputMixin):
-    """Over any of verl's V1 trainers."""
+    """Over any of verl's V1 trainers. They all train on whole groups: what an asynchronous one samples is a question
+    whose attempts are all finished, so that a sample's siblings are there when its teacher's row is built.
+    """
 
     def __init__(self, config: DictConfig):
         actor = config.actor_rollout_ref.actor
@@ -91,8 +90,3 @@ class TeacherRowsMixin(DumpMixin, ThroughputMixin):
 
     def _samples(self, batch: KVBatchMeta) -> list[Sample]:
         return read_samples(batch, self.tokenizer, with_tools=bool(self.teacher_row_builder.tool_schemas))
-
-
-@register_trainer(TRAINER_MODE)
-class SelfDistillationTrainer(TeacherEvalMixin, TeacherRowsMixin, GuardedTrainer):
-    """verl's synchronous trainer with SDPO's step."""

@@ -17,8 +17,10 @@ from verl.sdpo.checks import BLOCK
 from verl.sdpo.config import (
     LOSS_MODE,
     STOPPABLE_MODE,
+    STOPPABLE_MODES,
     TEST_TIME_MODE,
     TRAINER_MODE,
+    TRAINER_MODES,
     SelfDistillationConfig,
     is_lora,
     is_sdpo,
@@ -28,8 +30,6 @@ from verl.sdpo.config import (
 from verl.sdpo.insight.guard import GuardConfig
 
 logger = logging.getLogger(__name__)
-
-TRAINER_MODES = (TRAINER_MODE, TEST_TIME_MODE)
 
 
 def validate(config: DictConfig) -> None:
@@ -42,6 +42,7 @@ def validate(config: DictConfig) -> None:
     _validate_platform(config)
     validate_training_config(config)
     validate_guard(config)
+    validate_separation(config)
     validate_teacher_eval(config)
     validate_files(config)
     refuse_other(config)
@@ -70,7 +71,7 @@ def validate_guard(config: Mapping) -> None:
     guard = GuardConfig.of(config.get("insight") or {}).guard
     trainer = config["trainer"]
     mode = trainer["v1"]["trainer_mode"]
-    if guard in ("stop", "rollback") and not (trainer["use_v1"] and mode in (*TRAINER_MODES, STOPPABLE_MODE)):
+    if guard in ("stop", "rollback") and not (trainer["use_v1"] and verls_trainer(config)):
         raise ValueError(
             f"insight.guard={guard} with trainer.use_v1={trainer['use_v1']}, trainer.v1.trainer_mode={mode}: that "
             f"trainer has no guard. Set use_v1=True and trainer_mode={STOPPABLE_MODE}, or insight.guard=off."
@@ -81,6 +82,76 @@ def validate_guard(config: Mapping) -> None:
             f"insight.guard=rollback with trainer.save_freq={trainer['save_freq']}, max_actor_ckpt_to_keep={kept}: "
             "there would be no good checkpoint to go back to. Set save_freq, and max_actor_ckpt_to_keep to null or 2."
         )
+    if guard == "rollback" and verls_trainer(config) != "sync":
+        raise ValueError(
+            f"insight.guard=rollback with trainer.v1.trainer_mode={mode}: responses of the bad weights are waiting and "
+            "would be learnt from next. Set insight.guard=stop, or a synchronous trainer."
+        )
+
+
+def verls_trainer(config: Mapping) -> str | None:
+    """Which of verl's trainers ours extends; None where it is not ours."""
+    return (STOPPABLE_MODES | TRAINER_MODES).get(config["trainer"]["v1"]["trainer_mode"])
+
+
+def validate_separation(config: Mapping) -> None:
+    """What generation apart from training needs; the first four verl asserts after Ray has started.
+
+    Raises:
+        ValueError: naming the key, its value and what to set instead.
+    """
+    if verls_trainer(config) != "separate_async":
+        return
+    trainer, model = config["trainer"]["v1"], config["actor_rollout_ref"]
+    actor, rollout = model["actor"], model["rollout"]
+    updates, batch = trainer["separate_async"]["parameter_sync_step"], config["data"]["train_batch_size"]
+    correction = config["algorithm"].get("rollout_correction") or {}
+    # `.cpu()` of weights that are there already is no copy (verl/utils/fsdp_utils.py:1180).
+    rests_in_memory = actor["strategy"] == "fsdp2" and (on_cpu() or actor["fsdp_config"].get("param_offload", False))
+    for key, value, is_right, advice in (
+        (
+            "data.train_batch_size",
+            batch,
+            batch == updates * actor["ppo_mini_batch_size"],
+            "expected trainer.v1.separate_async.parameter_sync_step x actor_rollout_ref.actor.ppo_mini_batch_size = "
+            f"{updates} x {actor['ppo_mini_batch_size']}. Change one of them.",
+        ),
+        (
+            "actor_rollout_ref.rollout.nnodes",
+            rollout["nnodes"],
+            rollout["nnodes"] > 0,
+            "generation has nodes of its own. Set how many.",
+        ),
+        (
+            "actor_rollout_ref.rollout.n_gpus_per_node",
+            rollout["n_gpus_per_node"],
+            rollout["n_gpus_per_node"] > 0,
+            "generation has accelerators of its own. Set how many.",
+        ),
+        (
+            "actor_rollout_ref.rollout.checkpoint_engine.backend",
+            rollout["checkpoint_engine"]["backend"],
+            rollout["checkpoint_engine"]["backend"] != "naive",
+            f"the weights go to other processes. Set {'tcp' if on_cpu() else 'nccl'}.",
+        ),
+        (
+            "actor_rollout_ref.hybrid_engine",
+            False,
+            model["hybrid_engine"] or not is_sdpo(config),
+            "verl then puts the reference model into a worker of its own, where the teacher cannot follow the student. "
+            "Set it to True.",
+        ),
+        (
+            "trainer.v1.separate_async.parameter_sync_step",
+            updates,
+            updates == 1 or correction.get("bypass_mode", False) or not rests_in_memory,
+            "for old log-probabilities verl puts older weights in the place of the present ones, and with fsdp2 and "
+            "weights that rest in ordinary memory (param_offload, or no accelerator) keeps no copy of these: updates "
+            "would be undone. Set algorithm.rollout_correction.bypass_mode=True, or parameter_sync_step=1.",
+        ),
+    ):
+        if not is_right:
+            raise ValueError(f"{key}={value} with trainer.v1.trainer_mode={trainer['trainer_mode']}: {advice}")
 
 
 def validate_teacher_eval(config: Mapping) -> None:
@@ -354,6 +425,13 @@ def _validate_refill(config: Mapping) -> None:
         return
     sampler, reward_model = config["trainer"]["v1"]["sampler"], config["reward"]["reward_model"]
     for key, value, is_right, reason, fix in (
+        (
+            "trainer.v1.trainer_mode",
+            config["trainer"]["v1"]["trainer_mode"],
+            verls_trainer(config) == "sync",
+            "it waits until nothing is being generated, which an asynchronous trainer never is",
+            "Set it to 0, or a synchronous trainer",
+        ),
         (
             "data.gen_batch_size",
             config["data"]["gen_batch_size"],

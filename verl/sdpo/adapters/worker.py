@@ -6,6 +6,7 @@ from functools import partial
 from omegaconf import DictConfig, open_dict
 from tensordict import TensorDict
 
+from verl.experimental.separation.engine_workers import DetachActorWorker
 from verl.sdpo.adapters.engine import MODEL_TYPE
 from verl.sdpo.adapters.layout import shares_prefixes
 from verl.sdpo.adapters.placement import teacher_stays
@@ -16,13 +17,16 @@ from verl.single_controller.base.decorator import Dispatch, make_nd_compute_data
 from verl.utils import tensordict_utils as tu
 from verl.utils.config import omega_conf_to_dataclass
 from verl.utils.device import get_torch_device
-from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
+from verl.workers.engine_workers import TrainingWorker
 
 ONE_TO_ALL = Dispatch.ONE_TO_ALL  # type: ignore[attr-defined]  # verl adds the members of this enumeration at run time
 
 
-class SelfDistillationWorker(ActorRolloutRefWorker):
-    """Role `actor_rollout_ref`; with the live teacher `actor_rollout`, as there is no second model then."""
+class SelfDistillationWorker(DetachActorWorker):
+    """Role `actor_rollout_ref`; with the live teacher `actor_rollout`, as there is no second model then.
+
+    verl's worker with what `separate_async` asks of it besides: to score with the weights that generation has.
+    """
 
     def __init__(self, config: DictConfig, *args, **kwargs):
         with open_dict(config.model):

@@ -67,6 +67,10 @@ def register_rollout(module) -> None:
     module.RolloutReplicaRegistry.register("vllm", load)
 
 
+def register_checkpoint_engine(_module) -> None:
+    import verl.sdpo.cpu.checkpoint_engine  # noqa: F401  registers on import
+
+
 def register() -> None:
     from verl.plugin.platform import PlatformRegistry
 
@@ -77,3 +81,4 @@ def register() -> None:
     wrapt.register_post_import_hook(use_gloo, "verl.utils.distributed")
     wrapt.register_post_import_hook(register_engines, "verl.workers.engine")
     wrapt.register_post_import_hook(register_rollout, "verl.workers.rollout.replica")
+    wrapt.register_post_import_hook(register_checkpoint_engine, "verl.checkpoint_engine")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 from transfer_queue import KVBatchMeta
 
-from verl.sdpo.adapters.trainer import SelfDistillationTrainer
+from verl.sdpo.adapters.trainers import SelfDistillationTrainer
 from verl.sdpo.config import TEST_TIME_MODE
 from verl.sdpo.test_time.log import conclusion
 from verl.sdpo.test_time.training import QuestionSearch

@@ -1,0 +1,46 @@
+"""Our trainers: each of verl's, with what we add to all of them. Importing this registers them."""
+
+from verl.sdpo.adapters.guard import GuardMixin
+from verl.sdpo.adapters.stop import StoppableMixin
+from verl.sdpo.adapters.teacher_eval import TeacherEvalMixin
+from verl.sdpo.adapters.trainer import TeacherRowsMixin
+from verl.sdpo.config import STOPPABLE_MODE, TRAINER_MODE
+from verl.trainer.ppo.v1.trainer_base import register_trainer
+from verl.trainer.ppo.v1.trainer_colocate_async import PPOTrainerColocateAsync
+from verl.trainer.ppo.v1.trainer_separate_async import PPOTrainerSeparateAsync
+from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
+
+
+class RunMixin(GuardMixin, StoppableMixin):
+    """What every training has, GRPO as well: ends that verl does not know, records of itself, the guard."""
+
+
+class SelfDistillationMixin(TeacherEvalMixin, TeacherRowsMixin, RunMixin):
+    """SDPO's step."""
+
+
+@register_trainer(STOPPABLE_MODE)
+class GuardedTrainer(RunMixin, PPOTrainerSync):
+    """A response is learnt from by the weights that wrote it."""
+
+
+@register_trainer("colocate_async_stoppable")
+class GuardedColocateAsync(RunMixin, PPOTrainerColocateAsync):
+    """Responses that are not finished when a step has enough go on with the next weights."""
+
+
+@register_trainer("separate_async_stoppable")
+class GuardedSeparateAsync(RunMixin, PPOTrainerSeparateAsync):
+    """Generation has accelerators of its own, and gets weights after several updates."""
+
+
+@register_trainer(TRAINER_MODE)
+class SelfDistillationTrainer(SelfDistillationMixin, PPOTrainerSync): ...
+
+
+@register_trainer("sdpo_colocate_async")
+class ColocateAsyncTrainer(SelfDistillationMixin, PPOTrainerColocateAsync): ...
+
+
+@register_trainer("sdpo_separate_async")
+class SeparateAsyncTrainer(SelfDistillationMixin, PPOTrainerSeparateAsync): ...

@@ -36,6 +36,7 @@ VALID = {
         "train_files": [],
         "val_files": [],
         "custom_cls": {"path": None},
+        "train_batch_size": 32,
         "filter_overlong_prompts": True,
         "max_prompt_length": 2048,
         "max_response_length": 1024,
@@ -514,12 +515,3 @@ def test_grpo_may_do_without_accelerators_that_do_both():
     grpo = {"actor_rollout_ref.actor.policy_loss.loss_mode": "vanilla", "actor_rollout_ref.hybrid_engine": False}
     trainer = {"trainer.v1.trainer_mode": "separate_async_stoppable"}
     validate_separation(training_config({**SEPARATE, **trainer, **grpo}))
-
-
-def test_a_micro_batch_divides_what_is_handed_over_at_once():
-    """8 questions x 8 responses on 4 GPUs; the whole batch would be four times as many."""
-    static = {**STATIC, **SEPARATE}
-    log_probs = "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu"
-    validate_training_config(training_config({**static, log_probs: 16}))
-    with pytest.raises(ValueError, match=r"=64 on 4 GPUs does not divide 8 questions"):
-        validate_training_config(training_config({**static, log_probs: 64}))

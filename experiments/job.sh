@@ -2,6 +2,7 @@
 # One run, on this machine or inside a Slurm job: COMMAND [ARG...], written into the run folder by launcher.sh.
 #   RUN_DIR           its folder: the output of every attempt, and `complete` once the command has ended well
 #   RUN_STOP_DIR      where a training looks for the file `stop` (see verl/sdpo/adapters/stop.py); unset for other commands
+#   RUN_LOG           set here, the output of this attempt; by it the processes of the attempt are known
 #   RUN_STOP_SECONDS  how long before Slurm's time limit the signal USR1 comes
 set -euo pipefail
 
@@ -10,17 +11,21 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 MARGIN_SECONDS=60
 # After verl's driver has reported an error it may hang. Hydra prints this line when it has seen the exception.
 FAILED='Error executing job with overrides'
-POLL_SECONDS=20
+HUNG_SECONDS=15
 GRACE_SECONDS=60
+# How long Ray's processes may take to end after the driver.
+LEFT_SECONDS=10
+# A disk with less room is called full.
+FULL_KIB=1024
 
 say() {
     echo "$(date '+%F %T') ${RUN_DIR##*/}: $*" >&2
 }
 
-# The command's process group: asked to end, and made to when it does not.
+# [SECONDS]: the command's process group: asked to end, and made to when it does not.
 end_command() {
     kill -TERM -- "-$command" 2>/dev/null || return 0
-    sleep "$GRACE_SECONDS"
+    sleep "${1:-$GRACE_SECONDS}"
     kill -KILL -- "-$command" 2>/dev/null || true
 }
 
@@ -45,11 +50,33 @@ at_interrupt() {
 }
 
 end_when_hung() {
-    until grep --quiet "$FAILED" "$log"; do
-        sleep "$POLL_SECONDS"
+    grep --quiet --max-count=1 "$FAILED" < <(tail --lines=+1 --follow "$log")
+    # Now, as its end may give back what it had taken of /dev/shm.
+    name_full_disks
+    sleep "$HUNG_SECONDS"
+    end_command "$HUNG_SECONDS"
+}
+
+# Ray's processes have groups of their own. They end after their driver, but not at once, and not all when it was killed.
+end_left_processes() {
+    local deadline=$((SECONDS + LEFT_SECONDS)) pids
+    while pids=$(left_processes); do
+        if ((SECONDS >= deadline)); then
+            # shellcheck disable=SC2086  # A list.
+            kill -KILL $pids 2>/dev/null || true
+            return
+        fi
+        sleep 0.2
     done
-    sleep "$GRACE_SECONDS"
-    end_command
+}
+
+# Those that were started in this attempt's environment; fails where there are none.
+left_processes() {
+    local files
+    # Not in the environment of the looking program itself.
+    files=$(env --unset=RUN_LOG grep --files-with-matches --no-messages --null-data --line-regexp --fixed-strings "RUN_LOG=$log" \
+        /proc/[0-9]*/environ) || [[ -n $files ]] || return
+    tr -dc '0-9\n' <<<"$files"
 }
 
 wait_for_command() {
@@ -63,6 +90,23 @@ wait_for_command() {
 
 last_checkpoint() {
     cat "$stop_dir/latest_checkpointed_iteration.txt" 2>/dev/null || true
+}
+
+name_full_disks() {
+    local disk free
+    for disk in "$RUN_DIR" "$stop_dir" /dev/shm "${TMPDIR:-/tmp}"; do
+        free=$(df --output=avail "$disk" 2>/dev/null | tail -n 1) || continue
+        ((free >= FULL_KIB)) || say "the disk of $disk is full: make room there"
+    done
+}
+
+# Why it may have failed, and what becomes of it.
+explain() {
+    if ! grep --quiet "$FAILED" "$log"; then
+        name_full_disks
+        ((status <= 128)) || say "its process was ended by signal $((status - 128))"
+    fi
+    say "start it again to continue$([[ -z $(last_checkpoint) ]] || echo " after step $(last_checkpoint)")"
 }
 
 queue_again() {
@@ -84,6 +128,7 @@ limit_reached='' interrupted='' helpers=()
 RUN_ATTEMPT=$(date '+%Y%m%d-%H%M%S')
 export RUN_ATTEMPT
 log=$RUN_DIR/output-$RUN_ATTEMPT.log
+export RUN_LOG=$log
 
 trap at_time_limit USR1
 trap at_interrupt INT TERM
@@ -101,6 +146,7 @@ for helper in "${helpers[@]}"; do
     wait "$helper" 2>/dev/null || true
 done
 kill -KILL -- "-$command" 2>/dev/null || true
+end_left_processes
 
 if [[ $status == 0 && -e $stop_dir/stopped_by_guard ]]; then
     say "the guard ended it, see $stop_dir/guard.jsonl; start it again to continue nevertheless"
@@ -118,7 +164,9 @@ elif [[ $status == 0 ]]; then
     say "stopped on request after a checkpoint; start it again to continue"
     exit 75
 else
+    explain
     say "failed with status $status; the end of $log:"
-    tail -n 20 "$log" >&2
+    # The line of one step has thousands of characters.
+    tail -n 20 "$log" | cut --characters=1-500 >&2
     exit "$status"
 fi

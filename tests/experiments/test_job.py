@@ -158,12 +158,35 @@ def test_interrupt_ends_every_process_of_the_run(job, machine, run_folder):
 def test_run_that_hangs_after_its_error_is_ended(job, machine, run_folder):
     script = machine.repo / "experiments" / "job.sh"
     text = script.read_text()
-    short = text.replace("POLL_SECONDS=20\n", "POLL_SECONDS=0.1\n").replace("GRACE_SECONDS=60\n", "GRACE_SECONDS=0\n")
+    short = text.replace("HUNG_SECONDS=15\n", "HUNG_SECONDS=0.1\n")
     assert short != text
     script.write_text(short)
     status, stderr = ended(job("echo 'Error executing job with overrides: []'; sleep 602")())
     assert status == 143
     assert "Error executing job with overrides" in stderr
+    assert "start it again to continue\n" in stderr
+    assert "ended by signal" not in stderr
+
+
+def test_a_killed_run_leaves_no_process_behind_and_says_how_it_ended(job, machine, run_folder):
+    """A process of Ray's has a group of its own, and may outlive its driver."""
+    script = machine.repo / "experiments" / "job.sh"
+    script.write_text(script.read_text().replace("LEFT_SECONDS=10\n", "LEFT_SECONDS=1\n"))
+    save = 'echo 5 >"$SDPO_CKPT_DIR/$EXPERIMENT/latest_checkpointed_iteration.txt"'
+    status, stderr = ended(job(f"{save}; setsid sleep 606 & echo started $!; kill -KILL $$")())
+    (log,) = run_folder.glob("output-*.log")
+    assert not is_running(log.read_text().split()[1])
+    assert status == 137
+    assert "its process was ended by signal 9\n" in stderr
+    assert "start it again to continue after step 5\n" in stderr
+
+
+@pytest.mark.parametrize("error", ["Error executing job with overrides: []", "killed"])
+def test_a_full_disk_is_named_once(job, machine, error):
+    machine.command("df", "echo Avail; [[ $2 == /dev/shm ]] && echo 0 || echo 5000000")
+    _, stderr = ended(job(f"echo '{error}'; sleep 1; exit 1")())
+    assert stderr.count("the disk of /dev/shm is full: make room there") == 1
+    assert stderr.count("is full") == 1
 
 
 def is_running(pid: str) -> bool:

@@ -1,6 +1,7 @@
 """How verl hands samples to the graders: its own loader, its own naive manager, our truncation flag."""
 
 import asyncio
+import time
 
 import numpy as np
 import pytest
@@ -83,3 +84,44 @@ def test_a_complete_answer_is_judged_even_at_the_end_of_the_budget(manager):
 def test_reward_kwargs_reach_the_grader(manager):
     info = score(manager, [8])["reward_extra_info"]
     assert info["feedback"] == "Wrong Answer\nThe final answer 13 is not correct.\nThe correct answer is 12."
+
+
+# A reward function that hangs
+
+
+@pytest.fixture
+def slow(manager):
+    """`slow(seconds...)` grades so many responses at once, each of which takes so long, with a limit of 0.3 s."""
+    manager, loop = manager
+    manager.config.reward.grader_timeout = 0.3
+
+    async def grade(seconds: float) -> dict:
+        await asyncio.sleep(seconds)
+        return {"seconds": seconds}
+
+    async def grade_all(seconds):
+        return await asyncio.gather(
+            *(manager._answer(grade(each), f"code {each}") for each in seconds), return_exceptions=True
+        )
+
+    yield lambda *seconds: loop.run_until_complete(grade_all(seconds))
+    del manager.config.reward.grader_timeout
+
+
+def test_a_long_queue_is_not_taken_for_a_hang(slow):
+    """The last waits for 0.6 s, twice the limit, while the others are graded."""
+    assert [result["seconds"] for result in slow(0.15, 0.3, 0.45, 0.6)] == [0.15, 0.3, 0.45, 0.6]
+
+
+def test_a_reward_function_that_hangs_is_named(slow):
+    answered, hung = slow(0.1, 60)
+    assert answered == {"seconds": 0.1}
+    assert isinstance(hung, TimeoutError)
+    assert "no response was graded for reward.grader_timeout=0.3 s" in str(hung)
+    assert "an answer to code 60" in str(hung)
+
+
+def test_it_counts_from_the_last_response_and_not_from_an_earlier_step(slow):
+    slow(0.01)
+    time.sleep(0.4)
+    assert slow(0.1) == [{"seconds": 0.1}]

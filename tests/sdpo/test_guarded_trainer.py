@@ -26,7 +26,9 @@ class Recorder:
 
     use_critic = False
 
-    def __init__(self, folder, curve, loss_mode="sdpo", save_freq=-1, test_freq=-1, val_before_train=False, **insight):
+    def __init__(
+        self, folder, curve, loss_mode="sdpo", save_freq=-1, test_freq=-1, val_before_train=False, keep=None, **insight
+    ):
         self.config = OmegaConf.create(
             {
                 "trainer": {
@@ -41,12 +43,15 @@ class Recorder:
                     "resume_mode": "auto",
                 },
                 "global_profiler": {"steps": None, "profile_continuous_steps": False},
-                "actor_rollout_ref": {"actor": {"policy_loss": {"loss_mode": loss_mode}}},
+                "actor_rollout_ref": {
+                    "actor": {"policy_loss": {"loss_mode": loss_mode}, "checkpoint": {"async_save": False}}
+                },
             }
         )
         self.folder, self.curve = folder, curve
         self.guard = Guard(GuardConfig(**insight))
         self.saved_step = self.good_step = 0
+        self.unnamed_step, self.kept_checkpoints = None, keep
         self.rolled_back = False
         self.validation_events = []
         self.total_training_steps = self.steps_per_epoch = len(curve)
@@ -192,8 +197,14 @@ def test_rollback_goes_back_to_the_last_good_checkpoint_once(tmp_path):
     assert loop.done == ["save 2", "save 4", *back, "save 10", "sleep", "save 14"]
     assert [event["action"] for event in events(tmp_path)] == ["rollback", "stop"]
     assert len(loop.logged) == 14
-    # verl's own save, which is taken out here, would have written 10 and 14 since.
-    assert (tmp_path / "latest_checkpointed_iteration.txt").read_text() == "4"
+    assert (tmp_path / "latest_checkpointed_iteration.txt").read_text() == "14"
+
+
+def test_a_checkpoint_that_it_goes_back_from_is_never_named(tmp_path):
+    """Step 9 is saved, and found to be bad before it is named."""
+    fit(tmp_path, COLLAPSE, guard="rollback", save_freq=3)
+    assert (tmp_path / "global_step_9").is_dir()
+    assert (tmp_path / "latest_checkpointed_iteration.txt").read_text() == "3"
 
 
 def test_a_checkpoint_of_the_first_bad_step_is_no_good_one(tmp_path):
@@ -255,13 +266,7 @@ def test_a_checkpoint_that_was_saved_right_before_the_alarm_is_no_good_one(tmp_p
     assert loop.done[3] == f"load {tmp_path / 'global_step_2'}/actor"
 
 
-def test_a_checkpoint_whose_weights_verl_has_deleted_is_none(tmp_path):
-    save = verl_save
-
-    def save_and_delete(self):
-        save(self)
-        (self.folder / f"global_step_{self.global_steps}" / "actor").rmdir()
-
-    with mock.patch(f"{__name__}.verl_save", save_and_delete):
-        fit(tmp_path, [*COLLAPSE, GOOD], guard="rollback", save_freq=2)
+def test_a_checkpoint_that_was_deleted_is_none(tmp_path):
+    """With one kept, that of step 5, the first bad one, takes the place of the last good one."""
+    fit(tmp_path, [*COLLAPSE, GOOD], guard="rollback", save_freq=1, keep=1)
     assert [event["action"] for event in events(tmp_path)] == ["stop"]

@@ -6,6 +6,7 @@ from unittest import mock
 import pytest
 from omegaconf import OmegaConf
 
+from verl.sdpo.adapters.checkpoints import TRACKER
 from verl.sdpo.adapters.stop import StoppableMixin
 from verl.sdpo.config import STOPPABLE_MODES, TRAINER_MODES
 from verl.trainer.ppo.v1 import get_trainer_cls, trainer_base
@@ -35,8 +36,10 @@ class Loop(StoppableMixin, PPOTrainerSync):
                     **trainer,
                 },
                 "global_profiler": {"steps": None, "profile_continuous_steps": False},
+                "actor_rollout_ref": {"actor": {"checkpoint": {"async_save": False}}},
             }
         )
+        self.unnamed_step, self.kept_checkpoints = None, 2
         self.folder, self.ask_at = folder, ask_at
         self.total_training_steps = self.steps_per_epoch = LAST_STEP
         self.global_steps = 0
@@ -60,7 +63,8 @@ def verl_step(self, metrics, timing_raw):
 
 
 def verl_save(self):
-    """verl's tracker names a checkpoint last: what we add must be there by then."""
+    """Names it unless told that others do (trainer_base.py:_save_checkpoint)."""
+    assert self.config.actor_rollout_ref.actor.checkpoint.async_save
     folder = self.folder / f"global_step_{self.global_steps}"
     assert json.loads((folder / "run_config.json").read_text()) == self.composed
     self.saved.append(self.global_steps)
@@ -72,7 +76,9 @@ def test_training_that_is_asked_saves_once_and_ends_after_the_step(tmp_path, ask
     loop = fit(tmp_path, ask_at=ask_at, save_freq=save_freq)
     assert loop.taken == list(range(1, ask_at + 1))
     assert loop.saved == sorted({step for step in loop.taken if step % save_freq == 0} | {ask_at})
-    assert [path.name for path in tmp_path.iterdir() if not path.name.startswith("global_step_")] == ["stopped"]
+    others = sorted(path.name for path in tmp_path.iterdir() if not path.name.startswith("global_step_"))
+    assert others == [TRACKER, "stopped"]
+    assert (tmp_path / TRACKER).read_text() == str(ask_at)
 
 
 @pytest.mark.parametrize("ask_at", [LAST_STEP, LAST_STEP + 1])
@@ -82,14 +88,53 @@ def test_training_at_its_end_ignores_the_request(tmp_path, ask_at):
     assert not (tmp_path / "stopped").exists()
 
 
-def fit(folder, **settings) -> Loop:
-    loop = Loop(folder, **settings)
+def fit(folder, make=Loop, **settings) -> Loop:
+    loop = make(folder, **settings)
     with (
         mock.patch.multiple(PPOTrainerSync, step=verl_step, _save_checkpoint=verl_save),
         mock.patch.multiple(trainer_base, tq=mock.DEFAULT, SkipManager=mock.DEFAULT),
     ):
         loop.fit(agent_loop_manager=None)
     return loop
+
+
+# When a checkpoint is named
+
+
+def test_a_checkpoint_is_named_once_its_step_is_logged_and_older_ones_go_then(tmp_path):
+    """Whatever ends a training in between costs the step, but neither its line in the log nor the way back."""
+    folders = []
+
+    class Watched(Loop):
+        def _compute_metrics(self, *args, **kwargs):
+            tracker = tmp_path / TRACKER
+            named = tracker.read_text() if tracker.is_file() else None
+            folders.append((named, sorted(path.name[-1] for path in tmp_path.glob("global_step_*"))))
+
+    fit(tmp_path, save_freq=1, make=Watched)
+    assert folders == [
+        (None, ["1"]),
+        ("1", ["1", "2"]),
+        ("2", ["1", "2", "3"]),
+        ("3", ["2", "3", "4"]),
+    ]
+    assert (tmp_path / TRACKER).read_text() == "4"
+    assert sorted(path.name for path in tmp_path.glob("global_step_*")) == ["global_step_3", "global_step_4"]
+
+
+def test_a_checkpoint_that_cannot_be_saved_is_not_named(tmp_path):
+    def verl_save(self):
+        raise OSError(28, "No space left on device")
+
+    loop = Loop(tmp_path)
+    loop.global_steps = 3
+    with (
+        mock.patch.object(PPOTrainerSync, "_save_checkpoint", verl_save),
+        pytest.raises(RuntimeError, match=r"The checkpoint of step 3 could not be saved in .* MiB are free"),
+    ):
+        loop._save_checkpoint()
+    loop._name_checkpoint()
+    assert not (tmp_path / TRACKER).exists()
 
 
 # The end after so many hours
@@ -189,11 +234,15 @@ def test_there_are_no_others():
 @pytest.mark.parametrize(("name", "verls"), OURS.items())
 def test_what_is_recorded_is_what_verl_was_started_with(name, verls):
     """The trainer changes its mode before verl sees it."""
-    config = OmegaConf.create({"trainer": {"v1": {"trainer_mode": name}, "a": "${trainer.v1.trainer_mode}"}})
+    kept = {"max_actor_ckpt_to_keep": 3, "max_critic_ckpt_to_keep": 1}
+    config = OmegaConf.create({"trainer": {"v1": {"trainer_mode": name}, "a": "${trainer.v1.trainer_mode}", **kept}})
     with mock.patch.object(PPOTrainerSync, "__init__", lambda self, config: None):
         trainer = type("Stoppable", (StoppableMixin, PPOTrainerSync), {})(config)
-    assert trainer.composed == {"trainer": {"v1": {"trainer_mode": name}, "a": name}}
+    assert trainer.composed == {"trainer": {"v1": {"trainer_mode": name}, "a": name, **kept}}
     assert config.trainer.v1.trainer_mode == verls
+    # By these verl would delete checkpoints (trainer_base.py:_save_checkpoint).
+    assert trainer.kept_checkpoints == 3
+    assert config.trainer.max_actor_ckpt_to_keep is config.trainer.max_critic_ckpt_to_keep is None
 
 
 def test_everything_else_is_verls_trainer():
@@ -203,6 +252,8 @@ def test_everything_else_is_verls_trainer():
         "__init__",
         "step",
         "_build_replay_buffer",
+        "on_step_begin",
+        "_shutdown_dump_executor",
         "_save_checkpoint",
         "_load_checkpoint",
     }

@@ -11,7 +11,7 @@ import transfer_queue as tq
 from omegaconf import DictConfig
 from transfer_queue import KVBatchMeta
 
-from verl.sdpo.adapters.identity import TRACKER
+from verl.sdpo.adapters import checkpoints
 from verl.sdpo.adapters.mixin import Trainer
 from verl.sdpo.adapters.samples import plain
 from verl.sdpo.config import is_sdpo
@@ -44,6 +44,9 @@ def format_errors(batch: KVBatchMeta) -> dict[str, float]:
 class GuardMixin(Trainer):
     """Over a trainer of verl's; see `verl/sdpo/insight/guard.py`."""
 
+    # Of the trainer below: the checkpoint that is saved, but not yet named.
+    unnamed_step: int | None
+
     def __init__(self, config: DictConfig):
         self.guard = Guard(GuardConfig.of(config.get("insight") or {}))
         # Of the last one, and of the last one that the guard had no doubts about.
@@ -74,8 +77,7 @@ class GuardMixin(Trainer):
 
     def _act(self, events: Sequence[Event]) -> None:
         action = self.guard.config.guard
-        # verl leaves the folder of a checkpoint that it deletes, without its weights.
-        if action == "rollback" and (self.rolled_back or not (self._folder(self.good_step) / "actor").is_dir()):
+        if action == "rollback" and (self.rolled_back or not self._folder(self.good_step).is_dir()):
             action = "stop"
         for event in events:
             logger.warning("GUARD (%s) %s", action, event.sentence)
@@ -119,7 +121,8 @@ class GuardMixin(Trainer):
         self._read_state(folder)
         self.rolled_back = True
         # Whoever resumes before the next checkpoint must not begin with one that was saved in doubt.
-        (folder.parent / TRACKER).write_text(str(self.good_step))
+        self.unnamed_step = None
+        checkpoints.name_latest(folder.parent, self.good_step)
 
     def _save_checkpoint(self) -> None:
         is_last = self.global_steps >= self.total_training_steps

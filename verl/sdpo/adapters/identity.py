@@ -5,7 +5,6 @@ and before Ray starts that is compared with the one that would go on from it.
 """
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -13,15 +12,15 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from verl.sdpo.adapters.checkpoints import TRACKER, replace
+
 RECORD = "run_config.json"
-# verl's (verl/trainer/ppo/v1/trainer_base.py:_save_checkpoint)
-TRACKER = "latest_checkpointed_iteration.txt"
 
 # Keys that may change from one start of a run to the next: they say where it runs, what it reports and when it ends,
 # and change no step that it takes. Patterns, in which * also matches dots.
 MAY_DIFFER = """
     trainer.*  insight.*  global_profiler.*  *.profiler.*  *.rollout.trace.*  test_time.log  *.max_grader_error_rate
-    *.self_distillation.head  *.self_distillation.teacher_placement
+    *.self_distillation.head  *.self_distillation.teacher_placement  *.grader_timeout
     vars.dir  vars.log_dir  vars.ckpt_dir
     data.val_*  data.validation_shuffle  *.val_kwargs.*  *.hidden_file
     ray_kwargs.*  transfer_queue.*  skip.*  *.nccl_timeout  *num_workers  *overlong_prompts_workers  *.n_gpus_per_node
@@ -44,15 +43,13 @@ LENGTH = ("trainer.total_epochs", "trainer.total_training_steps")
 
 
 def record(config: Mapping, checkpoint: Path) -> None:
-    """Write the configuration into the folder of a checkpoint, before verl's tracker file names that as the latest.
+    """Write the configuration into the folder of a checkpoint, before it is named as the latest.
 
     Args:
         config: of `plain`, taken before the trainer changed any of it.
     """
     checkpoint.mkdir(parents=True, exist_ok=True)
-    scratch = checkpoint / f".{RECORD}"
-    scratch.write_text(json.dumps(config, indent=1))
-    os.replace(scratch, checkpoint / RECORD)
+    replace(checkpoint / RECORD, json.dumps(config, indent=1))
 
 
 def plain(config: DictConfig) -> dict[str, Any]:

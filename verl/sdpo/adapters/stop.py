@@ -1,12 +1,16 @@
-"""Ends of a training that verl does not know: when somebody asks, and after so many hours of its own steps."""
+"""Ends of a training that verl does not know: when asked, after so many hours of its own steps, and by a fault."""
 
+import concurrent.futures
+import shutil
 import time
 from pathlib import Path
 
 from omegaconf import DictConfig, open_dict
+from ray.actor import ActorHandle
 
-from verl.sdpo.adapters import identity
+from verl.sdpo.adapters import checkpoints, identity
 from verl.sdpo.adapters.mixin import Trainer
+from verl.sdpo.adapters.supervision import supervise
 from verl.sdpo.config import STOPPABLE_MODES, TRAINER_MODES
 
 # In the folder of a checkpoint: seconds of all steps up to it.
@@ -19,9 +23,10 @@ class StoppableMixin(Trainer):
     """Over a trainer of verl's, which then ends after the current step once `stop` exists in
     `trainer.default_local_dir`, or once its steps have taken `trainer.max_train_hours`.
 
-    The checkpoint is verl's own, with the configuration and the time in it, and the next start resumes from it. `stop`
-    is renamed to `stopped`, so that whoever asked can tell this end from that of the training; a request that comes
-    with the last step is left alone.
+    The checkpoint is verl's own, with the configuration and the time in it, and the next start resumes from it. When it
+    is named and which older ones are deleted is decided here (`checkpoints.py`), not by verl. `stop` is renamed to
+    `stopped`, so that whoever asked can tell this end from that of the training; a request that comes with the last
+    step is left alone.
 
     The time is that of the paper: `timing_s/step`, without start-up, validation and saving, summed over all restarts.
     """
@@ -31,16 +36,32 @@ class StoppableMixin(Trainer):
         self.train_seconds = self.seconds_so_far = 0.0
         # Of the last step. verl completes it after `step` has returned.
         self.last_timing: dict[str, float] = {}
+        # Of the checkpoint that is saved, but not yet named.
+        self.unnamed_step: int | None = None
+        self.kept_checkpoints = config.trainer.max_actor_ckpt_to_keep
         # verl compares the mode with "sync" literally (trainer_base.py: replay buffer, gen_batch_size, checkpoints) and
         # finds a trainer's own keys under it.
         with open_dict(config):
             config.trainer.v1.trainer_mode = (STOPPABLE_MODES | TRAINER_MODES)[config.trainer.v1.trainer_mode]
+            # verl deletes nothing.
+            config.trainer.max_actor_ckpt_to_keep = config.trainer.max_critic_ckpt_to_keep = None
         super().__init__(config)
 
     def _build_replay_buffer(self):
         buffer = super()._build_replay_buffer()
         buffer.poll_interval = POLL_SECONDS
+        supervise(buffer, self._actors)
         return buffer
+
+    def _actors(self) -> dict[str, ActorHandle]:
+        """All that a response passes through, and the workers that train on it."""
+        groups = {
+            "agent loop worker": self.agent_loop_manager.agent_loop_workers,
+            "reward worker": self.reward_loop_manager.reward_loop_workers,
+            "vLLM server": [server for replica in self.llm_server_manager.get_replicas() for server in replica.servers],
+            "training worker": self.actor_rollout_wg.workers,
+        }
+        return {f"{name} {number}": actor for name, actors in groups.items() for number, actor in enumerate(actors)}
 
     def step(self, metrics: dict, timing_raw: dict):
         self.train_seconds += self.last_timing.get("step", 0.0) - self.last_timing.get("save_checkpoint", 0.0)
@@ -69,9 +90,41 @@ class StoppableMixin(Trainer):
 
     def _save_checkpoint(self) -> None:
         folder = Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"
-        identity.record(self.composed, folder)
-        (folder / SECONDS).write_text(f"{self.seconds_so_far:.1f}")
-        super()._save_checkpoint()
+        # Then verl leaves the naming to others. Set here, when the workers have been made, which save at once.
+        self.config.actor_rollout_ref.actor.checkpoint.async_save = True
+        try:
+            # Of an earlier attempt at this step.
+            (folder / checkpoints.SEAL).unlink(missing_ok=True)
+            identity.record(self.composed, folder)
+            (folder / SECONDS).write_text(f"{self.seconds_so_far:.1f}")
+            super()._save_checkpoint()
+            checkpoints.seal(folder)
+        except Exception as error:
+            raise RuntimeError(
+                f"The checkpoint of step {self.global_steps} could not be saved in {folder.parent}, where "
+                f"{shutil.disk_usage(folder.parent).free / 2**20:.0f} MiB are free. If that is too little, make "
+                "room; then start the run again: it goes on from the checkpoint before."
+            ) from error
+        self.unnamed_step = self.global_steps
+
+    def on_step_begin(self) -> None:
+        super().on_step_begin()
+        # verl writes the responses of a step in the background.
+        concurrent.futures.wait(self._dump_futures)
+        self._name_checkpoint()
+
+    def _shutdown_dump_executor(self) -> None:
+        # The last that `fit` does, after the last step is logged.
+        super()._shutdown_dump_executor()
+        self._name_checkpoint()
+
+    def _name_checkpoint(self) -> None:
+        """Of a step that has been logged: now a start may go on from it."""
+        if self.unnamed_step is not None:
+            folder = Path(self.config.trainer.default_local_dir)
+            checkpoints.name_latest(folder, self.unnamed_step)
+            checkpoints.delete_old(folder, self.unnamed_step, self.kept_checkpoints)
+            self.unnamed_step = None
 
     def _load_checkpoint(self) -> None:
         super()._load_checkpoint()

@@ -201,7 +201,7 @@ class _ChunkedStatistics(torch.autograd.Function):
                 z_CV /= head.temperature
             if grad_bias is not None:
                 grad_bias += z_CV.sum(0)
-            grad_logits, hidden = z_CV.to(ctx.dtype), hidden_ND[chunk].to(ctx.dtype)
+            grad_logits, hidden = logits.narrowed(z_CV), hidden_ND[chunk].to(ctx.dtype)
             grad_hidden[chunk] = grad_logits @ logits.weight
             if grad_weight is not None:
                 _accumulate(grad_weight, grad_logits, hidden)
@@ -240,6 +240,10 @@ class _ChunkLogits:
     def scratch(self, like: torch.Tensor) -> torch.Tensor:
         """Another tensor of that shape, whatever it holds."""
         return self._buffer("scratch", len(like), like.dtype)
+
+    def narrowed(self, wide: torch.Tensor) -> torch.Tensor:
+        """What a caller made of a chunk, in the dtype of the matrix products."""
+        return wide if self.dtype == self.wide else self._buffer("logits", len(wide), self.dtype).copy_(wide)
 
     def _buffer(self, name: str, rows: int, dtype: torch.dtype) -> torch.Tensor:
         if name not in self._buffers:

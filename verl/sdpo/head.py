@@ -6,7 +6,7 @@ logarithms of distributions over the *whole* vocabulary at the rollout temperatu
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -71,6 +71,9 @@ class EagerHead:
     its two halves, between which the logits of two models can be mixed.
     """
 
+    by_chunks: ClassVar[bool] = False
+    """Whether logits of some tokens only are alive at once, where the outcomes allow it."""
+
     token_ids: torch.Tensor
     """(N,), the sampled tokens."""
     outcomes: Outcomes
@@ -126,6 +129,8 @@ class ChunkedHead(EagerHead):
     Memory beyond the gradients does not depend on N. Where an objective reads the whole vocabulary, or logits of two
     models are mixed, it computes what the eager head does.
     """
+
+    by_chunks = True
 
     def __call__(self, hidden_ND: torch.Tensor, output_embedding: torch.nn.Linear) -> TokenStatistics:
         if self.outcomes.all:

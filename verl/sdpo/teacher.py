@@ -46,6 +46,8 @@ class Teacher:
     """It changes those weights: they must be kept in float32, and are no fixed reference for a KL penalty."""
     saves: ClassVar[bool] = False
     """A resumed run cannot rebuild it, so it is part of the checkpoint."""
+    mixes_logits: ClassVar[bool] = False
+    """It needs the logits of two models at once, at all response tokens."""
 
     @classmethod
     def needs_second_model(cls, is_lora: bool) -> bool:
@@ -167,6 +169,8 @@ class TrustRegion(Teacher):
 
     class Config(RateConfig):
         """The rate is the student's share of the mix."""
+
+    mixes_logits = True
 
     def statistics(self, rows: Rows, wanted_BT: torch.Tensor, head: EagerHead) -> TokenStatistics:
         reference = self.reference.run(rows, wanted_BT, head.logits)

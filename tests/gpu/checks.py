@@ -7,9 +7,13 @@ import time
 from collections.abc import Callable
 
 import torch
+from hydra import compose, initialize_config_module
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from verl.sdpo.doctor.capacity import BFLOAT16, FLOAT32, GIB
+from verl.sdpo.checks import BLOCK
+from verl.sdpo.doctor.capacity import GIB, estimate
+from verl.sdpo.doctor.model import read_model
+from verl.sdpo.doctor.peak import Update
 from verl.sdpo.head import ChunkedHead, EagerHead, Outcomes
 from verl.utils.device import get_device_id, get_torch_device
 
@@ -22,8 +26,8 @@ SIZES = {
 VOCABULARY = {"tiny": 1000, "0.6B": 151_936, "4B": 151_936}
 
 
-def build_random(folder: str, size: str, tokenizer: str) -> int:
-    """Write a Qwen3 of the size with random weights in bf16 and a tokenizer. Returns the number of its parameters."""
+def build_random(folder: str, size: str, tokenizer: str) -> None:
+    """Write a Qwen3 of the size with random weights in bf16 and a tokenizer."""
     hidden, layers, heads, head_dim, width = SIZES[size]
     shape = {"hidden_size": hidden, "num_hidden_layers": layers, "num_attention_heads": heads}
     config = AutoConfig.for_model(
@@ -36,7 +40,6 @@ def build_random(folder: str, size: str, tokenizer: str) -> int:
     model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(tokenizer).save_pretrained(folder)
-    return model.num_parameters()
 
 
 def seconds(action: Callable[[], object], repeats: int = 3) -> float:
@@ -78,27 +81,53 @@ def check_heads(_engines, tokens: int, vocabulary: int, width: int) -> dict[str,
     return measured
 
 
-def check_step(
-    engines, path: str, parameters: int, size: str, strategy: str, rows: int, length: int
-) -> dict[str, float]:
-    """One optimizer step with and without a teacher; memory against the doctor's count of weights and logits."""
+# What `make_rows` makes, in tokens.
+PROMPT, TEACHER_PROMPT = 32, 64
+
+
+def doctors_update(path: str, response: int, *overrides: str, **settings) -> Update:
+    """The doctor's estimate for verl's engines on one device, with `make_rows` and 20 compared tokens.
+
+    settings: keys of the block.
+    """
+    sizes = {
+        "data.max_prompt_length": PROMPT,
+        "data.max_response_length": response,
+        "trainer.n_gpus_per_node": 1,
+        "++actor_rollout_ref.model.override_config.attn_implementation": "sdpa",
+        "actor_rollout_ref.model.use_remove_padding": False,
+        **{f"{BLOCK}.{key}": value for key, value in {"distillation_topk": 20, **settings}.items()},
+        f"{BLOCK}.max_reprompt_len": TEACHER_PROMPT,
+    }
+    with initialize_config_module("verl.trainer.config", version_base=None):
+        config = compose("sdpo", [*(f"{key}={value}" for key, value in sizes.items()), *overrides])
+    # Without an accelerator verl's engines have no offload (verl/sdpo/cpu/engine.py).
+    teacher_on_gpu = config.trainer.device == "cpu"
+    return estimate(config, read_model(path, trust_remote_code=False), teacher_on_gpu=teacher_on_gpu).update
+
+
+def check_step(engines, path: str, size: str, strategy: str, rows: int, length: int) -> dict[str, float]:
+    """One optimizer step with and without a teacher; memory against the doctor's estimate."""
     samples = make_rows(engines, rows, length, VOCABULARY[size])
     measured = {}
     for kind in ("ema", "live"):
         settings = {"teacher_regularization": kind}
-        pair = engines.build_pair(path, strategy=strategy, compute="bf16", settings=settings, shift=0.0)
+        # As verl's yaml, not as its dataclass.
+        sharded = {"use_no_sync_for_gradient_accumulation": False}
+        pair = engines.build_pair(path, strategy=strategy, compute="bf16", settings=settings, shift=0.0, **sharded)
         get_torch_device().reset_peak_memory_stats()
         taken = seconds(lambda pair=pair: engines.train(pair.student, samples, micro_batch_size_per_gpu=1))
+        peak = get_torch_device().max_memory_allocated()
+        strategies = [f"actor_rollout_ref.{role}.strategy={strategy}" for role in ("actor", "ref")]
+        update = doctors_update(path, length, *strategies, **settings)
         measured[f"{kind}: s/step"] = taken
-        measured[f"{kind}: peak GiB"] = get_torch_device().max_memory_allocated() / GIB
+        measured[f"{kind}: peak GiB"] = peak / GIB
+        measured[f"{kind}: doctor GiB"] = update.peak / GIB
+        # Of a tiny model cuBLAS's own memory is the most; without an accelerator the process is what is measured.
+        if size != "tiny":
+            assert abs(update.peak - peak) < 0.15 * peak, update
         del pair
         get_torch_device().empty_cache()
-    # Weights, gradients and Adam's two moments in float32; of the logits of one row, student and teacher.
-    state = 4 * FLOAT32 * parameters
-    measured["doctor: state GiB"] = state / GIB
-    measured["doctor: logits GiB"] = 2 * FLOAT32 * length * VOCABULARY[size] / GIB
-    measured["one row's logits in bf16 GiB"] = BFLOAT16 * length * VOCABULARY[size] / GIB
-    assert measured["ema: peak GiB"] * GIB >= state
     return measured
 
 
@@ -113,6 +142,8 @@ def make_rows(engines, count: int, length: int, vocabulary: int) -> list:
     ones = {"mask": torch.ones(length, dtype=torch.long), "target": True, "graded": True, "advantages": zeros}
     scores = {"old_log_probs": zeros - 5, "ref_log_prob": zeros - 5, "rollout_is_weights": zeros + 1}
     return [
-        engines.Sample(prompt=tokens(32), teacher_prompt=tokens(64), response=tokens(length), **ones, **scores)
+        engines.Sample(
+            prompt=tokens(PROMPT), teacher_prompt=tokens(TEACHER_PROMPT), response=tokens(length), **ones, **scores
+        )
         for _ in range(count)
     ]

@@ -1,6 +1,7 @@
 """Each check's good and bad outcome, made to happen; the sizes by hand; and the whole in a process of its own."""
 
 import collections
+import dataclasses
 import datetime
 import importlib
 import importlib.metadata
@@ -22,22 +23,37 @@ from transformers import Qwen3Config
 import verl
 from tests.e2e.tiny import build_model
 from verl.sdpo.adapters.chat_template import load_tokenizer
+from verl.sdpo.checks import BLOCK
 from verl.sdpo.doctor import cluster, data, installation, machine, services, wandb_login
 from verl.sdpo.doctor.__main__ import compose, main, parse_arguments
 from verl.sdpo.doctor.capacity import (
+    CPU_PROCESSES,
     GIB,
-    Model,
     Need,
     checkpoints_on_disk,
     cpu_total,
     estimate,
     gpu_peaks,
+    micro_batch,
     place_teacher,
-    read_model,
 )
 from verl.sdpo.doctor.finding import FAIL, OK, WARN, Finding
+from verl.sdpo.doctor.model import Model, read_model
+from verl.sdpo.doctor.peak import Moment, Passes, Update
 
-QWEN3_8B = Model(8_190_735_360, root_parameters=1_244_663_808, vocabulary=151_936, linear_widths=2_727_936)
+QWEN3_8B = Model(
+    parameters=8_190_735_360,
+    root_parameters=1_244_663_808,
+    vocabulary=151_936,
+    linear_widths=2_727_936,
+    layers=36,
+    hidden=4096,
+    queries=4096,
+    keys=1024,
+    feed_forward=12_288,
+    norms_queries=True,
+    tied=False,
+)
 GH200 = 96 * GIB
 
 
@@ -275,18 +291,29 @@ def test_parameters_of_qwen3_8b_by_hand(tmp_path):
 
 
 def test_estimate_of_qwen3_8b_on_one_node_of_four_by_hand():
-    """P = 8,190,735,360 parameters over 4 GPUs. Per GPU: weights 4P/4, gradients 4P/4, Adam's moments 8P/4 = 4P bytes
-    in training; without gradients 3P stay while sampling. Logits: of a micro-batch's 2048 + 10240 + 2 x 8192 = 28672
-    tokens, student's and teacher's, x 151936 in float32 = 17,425,235,968. Engine: 2P over verl's default of two GPUs.
+    """P = 8,190,735,360 parameters over 4 GPUs, L = 192,946,432 in a layer, R = 1,244,663,808 outside them. Per GPU:
+    weights 4P/4, gradients 4P/4, Adam's moments 8P/4 = 4P bytes in training, and P for its step; without gradients 3P
+    stay while sampling. In bfloat16: gathered 2 (R + 2 L); a micro-batch has at most 28,672
+    tokens of the teacher, 3 x 12,288 + 2 x 4096 wide, and half as many of the student, whose 36 inputs of 4096 are
+    kept. A layer keeps per token: norms
+    16 x 4096, of queries and keys 6 x 5120, attention 2 (3 x 4096 + 2 x 1024), feed-forward 8 x 12,288 = 223,232
+    bytes; in its backward pass 4 x 12,288 more, and the gradients of L weights twice. The head: 1024 x 151,936 logits
+    in both types, and the gradient of 151,936 x 4096 weights in both. Engine: 2P over verl's default of two GPUs.
     Host: the teacher, 4P for the node's four shards. On disk: weights 4P, moments 8P, teacher 4P.
     """
     parameters = QWEN3_8B.parameters
+    passes = Passes(
+        gathered=2 * (1_244_663_808 + 2 * 192_946_432),
+        activations=36 * 2 * 4096 * 14_336,
+        moments=(
+            Moment("the teacher's forward pass", 2 * 45_056 * 28_672),
+            Moment("a layer's backward pass", (223_232 + 4 * 12_288) * 14_336 + 6 * 192_946_432),
+            Moment("the head", 6 * 1024 * 151_936 + 6 * 151_936 * 4096),
+        ),
+    )
     assert estimate(configuration(), QWEN3_8B) == Need(
-        training_state=4 * parameters,
+        update=Update(state=4 * parameters, teacher=0, passes=passes, optimizer_step=parameters),
         resident_state=3 * parameters,
-        teacher=0,
-        logits=17_425_235_968,
-        gathered_root=0,
         engine_weights=parameters,
         host=4 * parameters,
         checkpoint=16 * parameters,
@@ -294,12 +321,12 @@ def test_estimate_of_qwen3_8b_on_one_node_of_four_by_hand():
 
 
 def test_peaks_of_qwen3_8b_on_a_gh200_by_hand():
-    """96 GiB. Update: 4 x 7.628 + 16.229 = 46.7 GiB. Sampling: 0.55 x 96 + 3 x 7.628 = 75.7 GiB, of which the KV cache
-    has 0.55 x 96 - 7.628 = 45.2 GiB.
+    """96 GiB. Update: 4 x 7.628 + 3.04 gathered + 3.94 kept + 4.72 in a layer's backward pass = 42.2 GiB.
+    Sampling: 0.55 x 96 + 3 x 7.628 = 75.7 GiB, of which the KV cache has 0.55 x 96 - 7.628 = 45.2 GiB.
     """
     config = configuration()
     peaks = gpu_peaks(estimate(config, QWEN3_8B), config.actor_rollout_ref.rollout, GH200)
-    assert [round(peak / GIB, 1) for peak in peaks] == [46.7, 75.7, 45.2]
+    assert [round(peak / GIB, 1) for peak in peaks] == [42.2, 75.7, 45.2]
 
 
 @pytest.mark.parametrize(
@@ -308,35 +335,34 @@ def test_peaks_of_qwen3_8b_on_a_gh200_by_hand():
         ("param_offload=True", {"resident_state": 2, "host": 8}),
         ("optimizer_offload=True", {"resident_state": 1, "host": 12}),
         # FSDP2's own offload: weights, gradients and moments never stay on the GPU.
-        ("offload_policy=True", {"training_state": 0, "resident_state": 0, "host": 20}),
-        ("model_dtype=bf16", {"training_state": 2, "resident_state": 1.5, "checkpoint": 10}),
-        ("fsdp_size=2", {"training_state": 8, "resident_state": 6, "host": 8}),
+        ("offload_policy=True", {"state": 0, "optimizer_step": 0, "resident_state": 0, "host": 20}),
+        ("model_dtype=bf16", {"state": 2, "optimizer_step": 0.5, "resident_state": 1.5, "checkpoint": 10}),
+        ("fsdp_size=2", {"state": 8, "optimizer_step": 2, "resident_state": 6, "host": 8}),
+        # Gradients are whole until the last micro-batch: 4P bytes on each GPU.
+        ("use_no_sync_for_gradient_accumulation=True", {"state": 7}),
     ],
 )
 def test_offloading_sharding_and_dtype_move_bytes(override, changed):
-    """In units of P bytes, against training 4, resident 3, host 4 (the teacher), checkpoint 16."""
+    """In units of P bytes, against training 4 and its step 1, resident 3, host 4 (the teacher), checkpoint 16."""
     need = estimate(configuration("sdpo", f"actor_rollout_ref.actor.fsdp_config.{override}"), QWEN3_8B)
-    expected = {"training_state": 4, "resident_state": 3, "host": 4, "checkpoint": 16, **changed}
-    assert {name: getattr(need, name) / QWEN3_8B.parameters for name in expected} == expected
+    units = {"state": 4, "optimizer_step": 1, "resident_state": 3, "host": 4, "checkpoint": 16}
+    found = {name: getattr(need if hasattr(need, name) else need.update, name) for name in units}
+    assert {name: size / QWEN3_8B.parameters for name, size in found.items()} == {**units, **changed}
 
 
-def test_fsdp1_keeps_more_of_the_teacher_by_hand():
-    """On one node of four: the teacher's 4P bytes and as many for its pinned gradients in ordinary memory, and on each
-    GPU its embeddings, last norm and head in bfloat16, 2 x 1,244,663,808 bytes, which count during the update.
+def test_teacher_whose_root_stays_gathered_by_hand():
+    """FSDP1, on one node of four: the teacher's 4P bytes and as many for its pinned gradients in ordinary memory, and
+    on each GPU its embeddings, last norm and head in bfloat16, 2 x 1,244,663,808 bytes. With FSDP2 these are its root
+    unit where head and embedding are one.
     """
     fsdp1 = ["actor_rollout_ref.actor.strategy=fsdp", "actor_rollout_ref.ref.strategy=fsdp"]
-    config = configuration("sdpo", *fsdp1)
-    need = estimate(config, QWEN3_8B)
-    assert (need.host, need.gathered_root) == (8 * QWEN3_8B.parameters, 2_489_327_616)
-    rollout = config.actor_rollout_ref.rollout
-    fsdp2 = estimate(configuration(), QWEN3_8B)
-    more = [a - b for a, b in zip(gpu_peaks(need, rollout, GH200), gpu_peaks(fsdp2, rollout, GH200), strict=True)]
-    assert more == [2_489_327_616, 0, 0]
-    float32 = "+actor_rollout_ref.ref.fsdp_config.mixed_precision.param_dtype=fp32"
-    assert estimate(configuration("sdpo", *fsdp1, float32), QWEN3_8B).gathered_root == 2 * 2_489_327_616
-    live = "actor_rollout_ref.actor.self_distillation.teacher_regularization=live"
-    need = estimate(configuration("sdpo", *fsdp1, live), QWEN3_8B)
-    assert (need.host, need.gathered_root) == (0, 0)
+    need, fsdp2 = estimate(configuration("sdpo", *fsdp1), QWEN3_8B), estimate(configuration(), QWEN3_8B)
+    assert need.host == 8 * QWEN3_8B.parameters
+    assert need.update.passes.gathered - fsdp2.update.passes.gathered == 2_489_327_616
+    tied = dataclasses.replace(QWEN3_8B, tied=True)
+    assert estimate(configuration(), tied).update.passes.gathered == need.update.passes.gathered
+    live = estimate(configuration("sdpo", *fsdp1, f"{BLOCK}.teacher_regularization=live"), QWEN3_8B)
+    assert (live.host, live.update.passes.gathered) == (0, fsdp2.update.passes.gathered)
 
 
 @pytest.mark.parametrize(("strategy", "in_memory"), [("fsdp2", 4), ("fsdp", 8)])
@@ -348,16 +374,16 @@ def test_a_teacher_rests_on_the_gpu_or_in_memory(strategy, in_memory):
     config = configuration("sdpo", *strategies)
     parameters, rollout = QWEN3_8B.parameters, config.actor_rollout_ref.rollout
     on_gpu, elsewhere = (estimate(config, QWEN3_8B, teacher_on_gpu=value) for value in (True, False))
-    assert (on_gpu.teacher, on_gpu.host) == (parameters, 0)
-    assert (elsewhere.teacher, elsewhere.host) == (0, in_memory * parameters)
+    assert (on_gpu.update.teacher, on_gpu.host) == (parameters, 0)
+    assert (elsewhere.update.teacher, elsewhere.host) == (0, in_memory * parameters)
     peaks = [gpu_peaks(need, rollout, GH200) for need in (on_gpu, elsewhere)]
     assert [a - b for a, b in zip(*peaks, strict=True)] == [parameters, parameters, 0]
 
 
 @pytest.mark.parametrize(
     ("gpus_per_node", "on_gpu", "peaks"),
-    # Per GPU on 4: state 4 x 7.628, logits 16.23, teacher 7.628; while sampling 0.55 x 96 + 4 x 7.628 of at most 81.6.
-    [(4, False, ("54.4", "83.3")), (8, True, ("35.3", "68.1"))],
+    # Per GPU on 4: state 4 x 7.628, passes 11.69, teacher 7.628; while sampling 0.55 x 96 + 4 x 7.628 of at most 81.6.
+    [(4, False, ("49.8", "83.3")), (8, True, ("30.8", "68.1"))],
 )
 def test_auto_puts_the_teacher_on_the_gpu_where_that_is_not_tight_by_hand(gpus_per_node, on_gpu, peaks):
     config = configuration("sdpo", f"trainer.n_gpus_per_node={gpus_per_node}")
@@ -386,11 +412,10 @@ def test_only_a_teacher_that_is_a_second_model_has_a_place():
 
 
 def test_teachers_that_are_no_second_model_or_not_saved():
-    block = "actor_rollout_ref.actor.self_distillation.teacher_regularization"
     parameters = QWEN3_8B.parameters
-    live = estimate(configuration("sdpo", f"{block}=live"), QWEN3_8B)
+    live = estimate(configuration("sdpo", f"{BLOCK}.teacher_regularization=live"), QWEN3_8B)
     assert (live.host, live.checkpoint) == (0, 12 * parameters)
-    frozen = estimate(configuration("sdpo", f"{block}=frozen"), QWEN3_8B)
+    frozen = estimate(configuration("sdpo", f"{BLOCK}.teacher_regularization=frozen"), QWEN3_8B)
     assert (frozen.host, frozen.checkpoint) == (4 * parameters, 12 * parameters)
 
 
@@ -399,28 +424,57 @@ def test_lora_trains_its_adapter_only_by_hand():
     moments 12 A. A frozen teacher is no second model; a moving average is one in float32, with an adapter of its own.
     """
     lora = ["actor_rollout_ref.model.lora_rank=32", "trainer.n_gpus_per_node=1"]
-    block = "actor_rollout_ref.actor.self_distillation.teacher_regularization"
     adapter = 87_293_952
     weights = 4 * (QWEN3_8B.parameters + adapter)
-    ema, frozen = (estimate(configuration("sdpo", *lora, f"{block}={kind}"), QWEN3_8B) for kind in ("ema", "frozen"))
+    ema, frozen = (
+        estimate(configuration("sdpo", *lora, f"{BLOCK}.teacher_regularization={kind}"), QWEN3_8B)
+        for kind in ("ema", "frozen")
+    )
     for need in (ema, frozen):
-        assert (need.training_state, need.resident_state) == (weights + 12 * adapter, weights + 8 * adapter)
+        assert (need.update.state, need.resident_state) == (weights + 12 * adapter, weights + 8 * adapter)
+        # The head's weight has no gradient.
+        assert dict(need.update.passes.moments)["the head"] == 10 * 1024 * 151_936
     assert (frozen.host, frozen.checkpoint) == (0, weights + 8 * adapter)
     assert (ema.host, ema.checkpoint) == (weights, 2 * weights + 8 * adapter)
     penalty = "actor_rollout_ref.actor.use_kl_loss=True"
     assert estimate(configuration("baseline_grpo", lora[0], penalty), QWEN3_8B).host == 0
 
 
-def test_static_micro_batches_have_the_logits_of_their_rows():
-    """Two rows of 8192 response tokens, of student and teacher."""
-    static = ["actor_rollout_ref.actor.use_dynamic_bsz=False", "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=2"]
-    assert estimate(configuration("sdpo", *static), QWEN3_8B).logits == 2 * 2 * 8192 * 151_936 * 4
-
-
 def test_grpo_has_no_teacher_and_logits_of_prompts_too():
     need = estimate(configuration("baseline_grpo"), QWEN3_8B)
     assert need.host == 0
-    assert need.logits == (2048 + 8192) * 151_936 * 4
+    assert need.update.passes.worst == Moment("verl's logits", (2048 + 8192) * 151_936 * 4)
+
+
+@pytest.mark.parametrize(
+    ("override", "copies"),
+    [("head=eager", 5), ("teacher_regularization=trust-region", 4), ("distillation_topk=null", 11)],
+)
+def test_all_logits_at_once(override, copies):
+    """Float32 tensors of 14,336 tokens x 151,936, as many as the student may have in a dynamic micro-batch."""
+    need = estimate(configuration("sdpo", f"{BLOCK}.{override}"), QWEN3_8B)
+    assert need.update.passes.worst == Moment("all logits at once", copies * 4 * 14_336 * 151_936)
+
+
+def test_micro_batches():
+    """Rows of 2048 + 8192, the teacher's of 10,240 + 8192 tokens."""
+
+    def rows(*overrides):
+        overrides = ("actor.use_dynamic_bsz=False", *overrides)
+        batch = micro_batch(configuration("sdpo", *(f"++actor_rollout_ref.{override}" for override in overrides)))
+        return (*batch.student, *batch.teacher, batch.responses)
+
+    sdpa, two = "model.override_config.attn_implementation=sdpa", "actor.ppo_micro_batch_size_per_gpu=2"
+    assert rows() == (10_240, 0, 18_432, 0, 8192)
+    assert rows(two) == (20_480, 0, 36_864, 0, 16_384)
+    # One line: a prompt of 2048 with two responses; teacher prompts may all differ.
+    assert rows(two, sdpa) == (18_432, 18_432**2, 36_864, 36_864**2, 16_384)
+    # Padded rows: a mask for each. One row alone needs none.
+    padded = ("model.use_remove_padding=False", "actor.shared_prefix=off")
+    assert rows(two, sdpa, *padded) == (20_480, 2 * 10_240**2, 36_864, 2 * 18_432**2, 16_384)
+    assert rows(sdpa, *padded) == (10_240, 0, 18_432, 0, 8192)
+    dynamic = ("actor.use_dynamic_bsz=True", "actor.ppo_max_token_len_per_gpu=30000")
+    assert rows(*dynamic) == (15_000, 0, 30_000, 0, 15_000)
 
 
 def test_checkpoints_on_disk():
@@ -434,9 +488,10 @@ def test_checkpoints_on_disk():
 
 
 def test_without_an_accelerator_everything_is_in_memory():
-    sizes = {"training_state": 1, "logits": 2, "engine_weights": 4, "host": 8}
-    need = Need(**sizes, resident_state=0, teacher=0, gathered_root=0, checkpoint=0)
-    assert cpu_total(need, kv_cache=16) == 31 + 9 * GIB
+    passes = Passes(gathered=0, activations=0, moments=(Moment("some", 2), Moment("less", 1)))
+    update = Update(state=1, teacher=0, passes=passes, optimizer_step=0)
+    need = Need(update, resident_state=0, engine_weights=4, host=8, checkpoint=0)
+    assert cpu_total(need, kv_cache=16) == 31 + CPU_PROCESSES
 
 
 # The machine
@@ -466,20 +521,43 @@ def test_find_gpus_reads_torch(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("memory", "status", "says"),
+    ("memory", "status", "says", "fix"),
     [
-        (96, OK, "KV cache 45.2 GiB"),
-        (60, WARN, "tight"),  # 55.9 of 60 GiB while sampling
-        (48, FAIL, "sampling 49.3 GiB"),
-        (12, FAIL, "the engine's weights alone take 7.6 GiB"),
+        (96, OK, "a layer's backward pass 4.7 GiB), sampling 75.7 GiB (of it KV cache 45.2 GiB)", ""),
+        (60, WARN, "tight", "param_offload=True"),  # 55.9 of 60 GiB while sampling
+        (48, FAIL, "sampling 49.3 GiB", "param_offload=True"),
+        (12, FAIL, "the engine's weights alone take 7.6 GiB", "tensor_model_parallel_size"),
     ],
 )
-def test_gpu_memory(memory, status, says):
+def test_gpu_memory(memory, status, says, fix):
     config = configuration()
     need = estimate(config, QWEN3_8B)
     finding = machine.check_gpu_memory(need, config.actor_rollout_ref.rollout, memory * GIB)
     assert finding.status == status
     assert says in finding.found
+    assert fix in finding.fix
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["trainer.n_gpus_per_node=2"], "Use more GPUs"),
+        (
+            ["actor_rollout_ref.model.enable_gradient_checkpointing=False"],
+            "enable_gradient_checkpointing=True, and lower",
+        ),
+        (
+            [f"{BLOCK}.head=eager", "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=2"],
+            f"Take {BLOCK}.head=chunked",
+        ),
+    ],
+)
+def test_advice_is_about_the_largest_part_of_an_update(overrides, says):
+    config = configuration("sdpo", "actor_rollout_ref.rollout.gpu_memory_utilization=0.5", *overrides)
+    need = estimate(config, QWEN3_8B)
+    finding = machine.check_gpu_memory(need, config.actor_rollout_ref.rollout, 64 * GIB)
+    assert finding.status == FAIL
+    assert says in finding.fix, finding
 
 
 def test_memory(monkeypatch):

@@ -37,7 +37,7 @@ def on_a_gpu(monkeypatch):
 def test_the_doctor_decides_for_the_smallest_gpu_and_one_rank_says_it(on_a_gpu, caplog, place):
     with caplog.at_level(logging.INFO):
         assert [on_a_gpu.answer(place, rank) for rank in (0, 1)] == [place.on_gpu] * 2
-    config = {"actor_rollout_ref": TREE, "trainer": {"nnodes": 1, "n_gpus_per_node": 2}}
+    config = {"actor_rollout_ref": TREE, "trainer": {"device": "cuda", "nnodes": 1, "n_gpus_per_node": 2}}
     assert on_a_gpu.asked == [(config, "sizes of module", 40 * GIB)] * 2
     assert [record.message for record in caplog.records] == [f"The teacher: {place}."]
 

@@ -6,7 +6,7 @@ logarithms of distributions over the *whole* vocabulary at the rollout temperatu
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -71,6 +71,9 @@ class EagerHead:
     its two halves, between which the logits of two models can be mixed.
     """
 
+    by_chunks: ClassVar[bool] = False
+    """Whether logits of some tokens only are alive at once, where the outcomes allow it."""
+
     token_ids: torch.Tensor
     """(N,), the sampled tokens."""
     outcomes: Outcomes
@@ -126,6 +129,8 @@ class ChunkedHead(EagerHead):
     Memory beyond the gradients does not depend on N. Where an objective reads the whole vocabulary, or logits of two
     models are mixed, it computes what the eager head does.
     """
+
+    by_chunks = True
 
     def __call__(self, hidden_ND: torch.Tensor, output_embedding: torch.nn.Linear) -> TokenStatistics:
         if self.outcomes.all:
@@ -201,7 +206,7 @@ class _ChunkedStatistics(torch.autograd.Function):
                 z_CV /= head.temperature
             if grad_bias is not None:
                 grad_bias += z_CV.sum(0)
-            grad_logits, hidden = z_CV.to(ctx.dtype), hidden_ND[chunk].to(ctx.dtype)
+            grad_logits, hidden = logits.narrowed(z_CV), hidden_ND[chunk].to(ctx.dtype)
             grad_hidden[chunk] = grad_logits @ logits.weight
             if grad_weight is not None:
                 _accumulate(grad_weight, grad_logits, hidden)
@@ -240,6 +245,10 @@ class _ChunkLogits:
     def scratch(self, like: torch.Tensor) -> torch.Tensor:
         """Another tensor of that shape, whatever it holds."""
         return self._buffer("scratch", len(like), like.dtype)
+
+    def narrowed(self, wide: torch.Tensor) -> torch.Tensor:
+        """What a caller made of a chunk, in the dtype of the matrix products."""
+        return wide if self.dtype == self.wide else self._buffer("logits", len(wide), self.dtype).copy_(wide)
 
     def _buffer(self, name: str, rows: int, dtype: torch.dtype) -> torch.Tensor:
         if name not in self._buffers:

@@ -56,6 +56,8 @@ class Teacher:
     """A resumed run cannot rebuild it, so it is part of the checkpoint."""
     num_forwards: ClassVar[int] = 1
     """Forward passes over its rows for their statistics."""
+    mixes_logits: ClassVar[bool] = False
+    """It needs the logits of two models at once, at all response tokens."""
 
     @classmethod
     def needs_second_model(cls, is_lora: bool) -> bool:
@@ -181,6 +183,7 @@ class TrustRegion(Teacher):
         """The rate is the student's share of the mix."""
 
     num_forwards = 2
+    mixes_logits = True
 
     def statistics(self, rows: Rows, wanted_BT: torch.Tensor, head: EagerHead) -> TokenStatistics:
         reference = self.reference.run(rows, wanted_BT, head.logits)

@@ -11,8 +11,9 @@ import torch
 from transformers import PreTrainedModel
 
 from verl.sdpo import on_cpu
-from verl.sdpo.doctor.capacity import measure, place_teacher
-from verl.utils.device import get_device_id, get_torch_device
+from verl.sdpo.doctor.capacity import place_teacher
+from verl.sdpo.doctor.model import measure
+from verl.utils.device import get_device_id, get_device_name, get_torch_device
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
 logger = logging.getLogger(__name__)
@@ -54,7 +55,7 @@ def teacher_stays(actor_rollout_ref: Mapping, module: PreTrainedModel) -> bool:
         return True
     smallest = torch.tensor(get_torch_device().mem_get_info()[1], device=get_device_id())
     torch.distributed.all_reduce(smallest, op=torch.distributed.ReduceOp.MIN)
-    trainer = {"nnodes": 1, "n_gpus_per_node": torch.distributed.get_world_size()}
+    trainer = {"device": get_device_name(), "nnodes": 1, "n_gpus_per_node": torch.distributed.get_world_size()}
     config = {"actor_rollout_ref": actor_rollout_ref, "trainer": trainer}
     place = place_teacher(config, measure(module), int(smallest))
     if place and is_first:

@@ -1,58 +1,53 @@
-"""How much memory and disk a training configuration asks for: an estimate from sizes that can be known beforehand.
+"""How much memory and disk a training configuration asks for: an estimate from sizes that can be known beforehand."""
 
-Counted are weights, gradients, optimizer, teacher, the largest logits and the inference engine's share. Not counted
-are activations, the layers that FSDP gathers for a moment, fragmentation and CUDA's own memory.
-"""
-
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from verl.sdpo.config import is_lora, is_sdpo, parse_block
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+from verl.sdpo.doctor.model import Model
+from verl.sdpo.doctor.peak import (
+    BFLOAT16,
+    EAGER_COPIES,
+    FLOAT32,
+    MIXED_COPIES,
+    WHOLE_VOCABULARY_COPIES,
+    MicroBatch,
+    Moment,
+    Passes,
+    Rows,
+    Update,
+    all_logits,
+    chunked_head,
+    gathered,
+    kept_until_backward,
+    layer_backward,
+    teacher_forward,
+)
+from verl.sdpo.head import CHUNK_TOKENS, CHUNK_TOKENS_ON_ACCELERATOR
 
 GIB = 2**30
-FLOAT32 = 4
-BFLOAT16 = 2
+ALL_LOGITS = "all logits at once"
+# verl's processes without the model: the quickstart's measured peak, 12.3 to 13.0 GiB, less the 4.4 counted here.
+CPU_PROCESSES = 17 * GIB // 2
 # Above this share of a GPU the parts that the estimate leaves out may not fit.
 TIGHT = 0.85
-# verl's processes without the model: the quickstart's measured peak, 12.3 to 13.0 GiB, less what is counted here.
-CPU_PROCESSES = 9 * GIB
-
-
-@dataclass(frozen=True)
-class Model:
-    """A model on this disk, by its configuration."""
-
-    parameters: int
-    root_parameters: int
-    """Those outside its layers: embeddings, last norm, head."""
-    vocabulary: int
-    linear_widths: int
-    """Inputs and outputs of its linear layers but the head, summed: an adapter on all of them has rank times that."""
 
 
 @dataclass(frozen=True)
 class Need:
     """Bytes."""
 
-    training_state: int
-    """Per GPU: weights, gradients and Adam's two moments of the actor's shard; the latter two of the adapter only."""
+    update: Update
+    """Per GPU."""
     resident_state: int
-    """Per GPU: what of it stays there while the inference engine samples."""
-    teacher: int
-    """Per GPU: the shard of a reference that rests there."""
-    logits: int
-    """Per GPU: the largest logits of an update."""
-    gathered_root: int
-    """Per GPU, FSDP1: what of the reference stays gathered after its forward, until it is resharded."""
+    """Per GPU: what of the update's state, and of the teacher, stays there while the inference engine samples."""
     engine_weights: int
     """Per GPU: the inference engine's copy of the model."""
     host: int
-    """Per node, in ordinary memory: a reference that rests there (FSDP1 with room for gradients that it never gets),
-    and what is offloaded."""
+    """Per node, in ordinary memory: a reference that rests there (FSDP1 with room for gradients that it never
+    gets), and what is offloaded."""
     checkpoint: int
     """On disk, over all nodes: one checkpoint."""
 
@@ -69,35 +64,6 @@ class Place(NamedTuple):
 
 def gib(size: int) -> str:
     return f"{size / GIB:.1f} GiB"
-
-
-def read_model(path: str, *, trust_remote_code: bool) -> Model:
-    """Count a model's parameters by building it without storage.
-
-    Raises:
-        OSError: when there is no such model on this disk.
-    """
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=trust_remote_code)
-    with torch.device("meta"):
-        module = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
-    return measure(module)
-
-
-def measure(module: "PreTrainedModel") -> Model:
-    """Count the parameters of a model that is neither sharded nor has an adapter."""
-    import torch
-
-    parameters = sum(parameter.numel() for parameter in module.parameters())
-    # FSDP's units; verl asks the same attribute (verl/utils/fsdp_utils.py:102).
-    layers = (child for child in module.modules() if type(child).__name__ in (module._no_split_modules or ()))
-    in_layers = sum(parameter.numel() for layer in layers for parameter in layer.parameters())
-    head = module.get_output_embeddings()
-    linears = [each for each in module.modules() if isinstance(each, torch.nn.Linear) and each is not head]
-    widths = sum(linear.in_features + linear.out_features for linear in linears)
-    return Model(parameters, parameters - in_layers, module.config.get_text_config().vocab_size, widths)
 
 
 def has_reference(config: Mapping) -> bool:
@@ -117,25 +83,71 @@ def _bytes_per_gathered_weight(engine: Mapping) -> int:
     return FLOAT32 if precision in ("fp32", "float32") else BFLOAT16
 
 
-def _logits(config: Mapping, vocabulary: int) -> int:
-    """SDPO: student and teacher at the response's tokens; verl's own losses: one model at every token. In float32.
-
-    A dynamic micro-batch counts every token of student and teacher, so each of its tokens has logits once at most.
-    """
-    actor, rollout = (config["actor_rollout_ref"][name] for name in ("actor", "rollout"))
+def micro_batch(config: Mapping) -> MicroBatch:
+    """The largest that the configuration allows."""
+    actor_rollout_ref = config["actor_rollout_ref"]
+    actor, model, rollout = (actor_rollout_ref[name] for name in ("actor", "model", "rollout"))
     response = rollout["response_length"]
-    row = 2 * response if is_sdpo(config) else rollout["prompt_length"] + response
-    tokens = row * (actor["ppo_micro_batch_size_per_gpu"] or 1)
-    if actor["use_dynamic_bsz"]:
-        tokens = actor["ppo_max_token_len_per_gpu"]
-    return tokens * vocabulary * FLOAT32
+    attention = (model["override_config"] or {}).get("attn_implementation", "flash_attention_2")
+    # As adapters/layout.py decides, but for models that cannot.
+    shares = is_sdpo(config) and actor["shared_prefix"] != "off" and attention == "sdpa"
+    count = actor["ppo_micro_batch_size_per_gpu"] or 1
+
+    def rows(prompts: int, prompt: int, most: int) -> Rows:
+        tokens = most if actor["use_dynamic_bsz"] else prompts * prompt + count * response
+        one_line = shares or model["use_remove_padding"]
+        has_mask = attention == "sdpa" and (shares or count > 1 or actor["use_dynamic_bsz"])
+        return Rows(tokens, tokens * (tokens if one_line else prompt + response) * has_mask)
+
+    groups = math.ceil(count / rollout["n"]) if shares else count
+    # A dynamic one counts student and teacher, whose row is the longer of a sample.
+    budget = actor["ppo_max_token_len_per_gpu"]
+    student = rows(groups, rollout["prompt_length"], budget // 2 if is_sdpo(config) else budget)
+    teacher = rows(count, parse_block(config).reprompt.max_reprompt_len, budget) if is_sdpo(config) else Rows(0)
+    scored = student.tokens if actor["use_dynamic_bsz"] or not is_sdpo(config) else count * response
+    return MicroBatch(student, teacher, scored, _bytes_per_gathered_weight(actor["fsdp_config"]))
+
+
+def _head(config: Mapping, model: Model, batch: MicroBatch) -> Iterator[Moment]:
+    """verl's losses hold all logits and their gradient; ours what head, objective and teacher ask for."""
+    if not is_sdpo(config):
+        yield Moment("verl's logits", 2 * batch.itemsize * batch.responses * model.vocabulary)
+        return
+    block = parse_block(config)
+    chunk_tokens = CHUNK_TOKENS if config["trainer"]["device"] == "cpu" else CHUNK_TOKENS_ON_ACCELERATOR
+    if block.objective.outcomes.all:
+        yield Moment(ALL_LOGITS, all_logits(model, batch, WHOLE_VOCABULARY_COPIES))
+    elif not block.head.by_chunks:
+        yield Moment(ALL_LOGITS, all_logits(model, batch, EAGER_COPIES))
+    else:
+        yield Moment("the head", chunked_head(model, batch, chunk_tokens=chunk_tokens, is_trained=not is_lora(config)))
+        if block.teacher_kind.mixes_logits:
+            yield Moment(ALL_LOGITS, all_logits(model, batch, MIXED_COPIES))
+
+
+def _passes(config: Mapping, model: Model) -> Passes:
+    batch, model_config = micro_batch(config), config["actor_rollout_ref"]["model"]
+    checkpointing = model_config["enable_gradient_checkpointing"]
+    adapter = model.linear_widths * model_config["lora_rank"] // model.layers
+    backward = layer_backward(model, batch, trained=adapter or model.layer_parameters, checkpointing=checkpointing)
+    is_root_gathered = model.tied or config["actor_rollout_ref"]["actor"]["strategy"] == "fsdp"
+    return Passes(
+        gathered(model, batch.itemsize, keeps_teacher_root=has_reference(config) and is_root_gathered),
+        kept_until_backward(model, batch, checkpointing=checkpointing),
+        (
+            Moment("the teacher's forward pass", teacher_forward(model, batch)),
+            Moment("a layer's backward pass", backward),
+            *_head(config, model, batch),
+        ),
+    )
 
 
 def estimate(config: Mapping, model: Model, *, teacher_on_gpu: bool = False) -> Need:
     """What the configuration needs to train `model`.
 
     Args:
-        config: the whole Hydra tree, or of it `actor_rollout_ref`, and of `trainer` the numbers of nodes and GPUs.
+        config: the whole Hydra tree, or of it `actor_rollout_ref`, and of `trainer` the device and the numbers of nodes
+            and GPUs.
         teacher_on_gpu: see `place_teacher`.
     """
     actor_rollout_ref, trainer = config["actor_rollout_ref"], config["trainer"]
@@ -146,31 +158,34 @@ def estimate(config: Mapping, model: Model, *, teacher_on_gpu: bool = False) -> 
     shards = engine["fsdp_size"] if engine["fsdp_size"] > 0 else gpus
     adapter = model.linear_widths * actor_rollout_ref["model"]["lora_rank"]
     parameters = model.parameters + adapter
+    trained = adapter or parameters
     weights = parameters * _bytes_per_weight(engine)
-    gradients = (adapter or parameters) * _bytes_per_weight(engine)
+    gradients = trained * _bytes_per_weight(engine)
     moments = 2 * gradients
+    # verl may sum gradients of micro-batches before it shards them (verl/workers/engine/fsdp/transformer_impl.py:692).
+    gradient_shards = 1 if engine["use_no_sync_for_gradient_accumulation"] else shards
     ref_engine = actor_rollout_ref["ref"]["fsdp_config"]
     reference = parameters * _bytes_per_weight(ref_engine) * has_reference(config)
     is_fsdp1 = actor["strategy"] == "fsdp"
-    root = model.root_parameters * _bytes_per_gathered_weight(ref_engine) * has_reference(config)
 
     stays = 0 if engine["param_offload"] else weights
     stays += 0 if engine["optimizer_offload"] else moments
-    trains = weights + gradients + moments
+    state = (weights + moments) // shards + gradients // gradient_shards
+    # Adam takes the root of all second moments at once (torch/optim/adam.py:790), on the CPU one after the other.
+    optimizer_step = 0 if trainer["device"] == "cpu" else gradients // shards
     offloaded = weights + moments - stays
     if engine["offload_policy"]:
         # FSDP2 then steps the optimizer in ordinary memory as well.
-        stays, offloaded, trains = 0, trains, 0
+        stays, offloaded, state, optimizer_step = 0, weights + gradients + moments, 0, 0
+
+    update = Update(state, reference // shards if teacher_on_gpu else 0, _passes(config, model), optimizer_step)
     # FSDP1 pins a gradient beside every offloaded shard (torch/distributed/fsdp/_flat_param.py:1261).
     in_memory = 0 if teacher_on_gpu else reference * (2 if is_fsdp1 else 1)
     keeps_teacher = is_sdpo(config) and parse_block(config).teacher_kind.saves
     saved = {"model": weights, "optimizer": moments}
     return Need(
-        training_state=trains // shards,
-        resident_state=stays // shards,
-        teacher=reference // shards if teacher_on_gpu else 0,
-        logits=_logits(config, model.vocabulary),
-        gathered_root=root if is_fsdp1 else 0,
+        update=update,
+        resident_state=stays // shards + update.teacher,
         engine_weights=model.parameters * BFLOAT16 // rollout["tensor_model_parallel_size"],
         host=(in_memory + offloaded) * gpus_per_node // shards,
         checkpoint=sum(saved.get(name, 0) for name in actor["checkpoint"]["save_contents"]) + reference * keeps_teacher,
@@ -180,9 +195,8 @@ def estimate(config: Mapping, model: Model, *, teacher_on_gpu: bool = False) -> 
 def gpu_peaks(need: Need, rollout: Mapping, gpu_bytes: int) -> tuple[int, int, int]:
     """Bytes on one GPU of `gpu_bytes`: during an update, while sampling, and of the latter the KV cache."""
     share = int(rollout["gpu_memory_utilization"] * gpu_bytes)
-    update = need.training_state + need.teacher + need.logits + need.gathered_root
-    update += 0 if rollout["free_cache_engine"] else share
-    return update, need.resident_state + need.teacher + share, share - need.engine_weights
+    update = need.update.peak + (0 if rollout["free_cache_engine"] else share)
+    return update, need.resident_state + share, share - need.engine_weights
 
 
 def place_teacher(config: Mapping, model: Model, gpu_bytes: int) -> Place | None:
@@ -203,7 +217,7 @@ def place_teacher(config: Mapping, model: Model, gpu_bytes: int) -> Place | None
 
 def cpu_total(need: Need, kv_cache: int) -> int:
     """Bytes of ordinary memory for a run with no accelerator, where everything lies there."""
-    return need.training_state + need.logits + need.host + need.engine_weights + kv_cache + CPU_PROCESSES
+    return need.update.peak + need.host + need.engine_weights + kv_cache + CPU_PROCESSES
 
 
 def checkpoints_on_disk(trainer: Mapping) -> int | None:

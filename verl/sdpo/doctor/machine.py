@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from verl.sdpo import on_cpu
+from verl.sdpo.checks import BLOCK
 from verl.sdpo.doctor.capacity import (
+    ALL_LOGITS,
     GIB,
     TIGHT,
     Need,
@@ -17,13 +19,18 @@ from verl.sdpo.doctor.capacity import (
     gib,
     gpu_peaks,
     place_teacher,
-    read_model,
 )
 from verl.sdpo.doctor.finding import FAIL, OK, WARN, Finding, describe
+from verl.sdpo.doctor.model import read_model
+from verl.sdpo.doctor.peak import Update
 
-SAVE_MEMORY = (
+SAVE_WHILE_SAMPLING = (
     "Set actor_rollout_ref.actor.fsdp_config.param_offload=True and optimizer_offload=True, lower "
-    "actor_rollout_ref.rollout.gpu_memory_utilization or data.max_response_length, or use more GPUs."
+    "actor_rollout_ref.rollout.gpu_memory_utilization, or use more GPUs."
+)
+FEWER_TOKENS = (
+    "lower actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu (with dynamic batches ppo_max_token_len_per_gpu), "
+    "data.max_response_length or data.max_prompt_length"
 )
 
 
@@ -69,14 +76,27 @@ def check_gpus(gpus: list[GPU], wanted: int) -> Finding:
     return Finding(OK, "GPUs", found)
 
 
+def advice(update: Update) -> str:
+    """What makes the largest part of an update smaller."""
+    if update.state + update.teacher > update.passes.peak:
+        return (
+            "Use more GPUs, train an adapter (actor_rollout_ref.model.lora_rank=32), with FSDP2 set "
+            f"actor_rollout_ref.actor.fsdp_config.offload_policy=True, or {FEWER_TOKENS}."
+        )
+    if update.passes.worst.name == ALL_LOGITS:
+        return f"Take {BLOCK}.head=chunked, a distillation_topk and no trust-region teacher, or {FEWER_TOKENS}."
+    return f"Keep actor_rollout_ref.model.enable_gradient_checkpointing=True, and {FEWER_TOKENS}."
+
+
 def check_gpu_memory(need: Need, rollout, total: int) -> Finding:
     """Whether the estimated peaks fit into a GPU of `total` bytes."""
     subject = "GPU memory"
     update, sampling, kv_cache = gpu_peaks(need, rollout, total)
+    passes, worst = need.update.passes, need.update.passes.worst
     found = (
-        f"estimate per GPU: update {gib(update)} (state {gib(need.training_state)}, logits {gib(need.logits)}"
-        f"{f', teacher {gib(need.teacher)}' if need.teacher else ''}"
-        f"{f', gathered teacher {gib(need.gathered_root)}' if need.gathered_root else ''}), "
+        f"estimate per GPU: update {gib(update)} (weights, gradients and Adam {gib(need.update.state)}"
+        f"{f', teacher {gib(need.update.teacher)}' if need.update.teacher else ''}, gathered {gib(passes.gathered)}, "
+        f"activations {gib(passes.activations)}, {worst.name} {gib(worst.bytes)}), "
         f"sampling {gib(sampling)} (of it KV cache {gib(max(kv_cache, 0))}) of {gib(total)}"
     )
     if kv_cache <= 0:
@@ -86,11 +106,12 @@ def check_gpu_memory(need: Need, rollout, total: int) -> Finding:
             f"{found}; the engine's weights alone take {gib(need.engine_weights)}",
             "Raise actor_rollout_ref.rollout.gpu_memory_utilization or tensor_model_parallel_size.",
         )
-    peak = max(update, sampling)
-    if peak > total:
-        return Finding(FAIL, subject, found, SAVE_MEMORY)
-    if peak > TIGHT * total:
-        return Finding(WARN, subject, f"{found}: tight, activations are not counted", SAVE_MEMORY)
+    remedies = ((update, advice(need.update)), (sampling, SAVE_WHILE_SAMPLING))
+    fix = " ".join(remedy for size, remedy in remedies if size > TIGHT * total)
+    if max(update, sampling) > total:
+        return Finding(FAIL, subject, found, fix)
+    if fix:
+        return Finding(WARN, subject, f"{found}: tight, CUDA's own memory and fragmentation are not counted", fix)
     return Finding(OK, subject, found)
 
 

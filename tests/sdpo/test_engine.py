@@ -191,7 +191,7 @@ def check_left_out(engines, path, strategy, targets):
         )
         assert metrics == pytest.approx(expected, rel=1e-4, abs=1e-6)
         assert engines.global_loss(found[False][1]) == pytest.approx(engines.global_loss(found[True][1]), rel=1e-4)
-    assert computed[False] < computed[True]
+    assert engines.global_sum([computed[False]]) < engines.global_sum([computed[True]])
 
 
 @pytest.mark.parametrize(
@@ -356,7 +356,7 @@ def check_shared(engines, path, strategy, kind, checkpointing):
         path, strategy=strategy, settings={"teacher_regularization": kind}, gradient_checkpointing=checkpointing
     )
     assert pair.student.shares_prefixes
-    for targets in ("10110111", "00000110"):
+    for targets in ("10111011", "00000110"):
         samples = siblings(engines.make_samples(targets))
         expected, loss = engines.reference_gradients(pair, path, samples)
         mine = engines.rank_share(samples)
@@ -370,6 +370,8 @@ def check_shared(engines, path, strategy, kind, checkpointing):
         pair.student.shares_prefixes = True
         with engines.shapes_seen(pair.student) as student:
             engines.gradients_of(pair.student, mine, micro_batch_size_per_gpu=4)
-        distinct = {tuple(s.prompt.tolist()): len(s.prompt) for s in mine}
-        assert student["embedded"][0] == (1, sum(distinct.values()) + sum(len(s.response) for s in mine))
-        assert len(distinct) < len(mine)
+        read = [s for s in mine if s.target]
+        distinct = {tuple(s.prompt.tolist()): len(s.prompt) for s in read}
+        # A rank with nothing to read runs a single token.
+        assert student["embedded"][0] == (1, sum(distinct.values()) + sum(len(s.response) for s in read) or 1)
+        assert len(distinct) < len(read) or targets == "00000110"

@@ -95,20 +95,3 @@ def test_several_updates_between_two_hand_overs_of_the_weights(train, tmp_path):
     assert all(step["actor/pg_loss"] > 0 for step in steps)
     distances = [step["self_distillation/teacher_student_distance"] for step in steps]
     assert distances == sorted(distances)
-
-
-def test_grpo_is_stopped_while_responses_are_being_generated(train, tmp_path):
-    (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / "stop").touch()
-    run = train(
-        tmp_path,
-        "trainer.v1.trainer_mode=colocate_async_stoppable",
-        "trainer.total_training_steps=4",
-        "trainer.save_freq=1000",
-        config="baseline_grpo",
-    )
-    (step,) = metrics_of(run, tmp_path)
-    assert STALENESS in step
-    assert not [name for name in step if name.startswith("self_distillation/")]
-    assert (tmp_path / "checkpoints" / "stopped").exists()
-    assert (tmp_path / "checkpoints" / "global_step_1" / "transfer_queue").is_dir()

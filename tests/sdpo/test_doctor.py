@@ -467,8 +467,8 @@ def test_micro_batches():
     sdpa, two = "model.override_config.attn_implementation=sdpa", "actor.ppo_micro_batch_size_per_gpu=2"
     assert rows() == (10_240, 0, 18_432, 0, 8192)
     assert rows(two) == (20_480, 0, 36_864, 0, 16_384)
-    # One line: a prompt of 2048 with two responses; teacher prompts may all differ.
-    assert rows(two, sdpa) == (18_432, 18_432**2, 36_864, 36_864**2, 16_384)
+    # One line: a prompt of 2048 with two responses, and the teacher's of 10,240.
+    assert rows(two, sdpa) == (18_432, 18_432**2, 26_624, 26_624**2, 16_384)
     # Padded rows: a mask for each. One row alone needs none.
     padded = ("model.use_remove_padding=False", "actor.shared_prefix=off")
     assert rows(two, sdpa, *padded) == (20_480, 2 * 10_240**2, 36_864, 2 * 18_432**2, 16_384)

@@ -49,6 +49,8 @@ class ThroughputMixin(Trainer):
 
     def _compute_metrics(self, batch, metrics: dict, timing_raw: dict, global_steps: int, epoch: int):
         super()._compute_metrics(batch, metrics, timing_raw, global_steps, epoch)
-        student = metrics["perf/total_num_tokens"]
-        metrics["perf/total_num_tokens"] = student + metrics[TEACHER_TOKENS]
-        metrics["perf/throughput"] *= metrics["perf/total_num_tokens"] / student
+        # A step without an update, as test time's last one, has no teacher rows.
+        if TEACHER_TOKENS in metrics:
+            student = metrics["perf/total_num_tokens"]
+            metrics["perf/total_num_tokens"] = student + metrics[TEACHER_TOKENS]
+            metrics["perf/throughput"] *= metrics["perf/total_num_tokens"] / student

@@ -84,7 +84,7 @@ def _bytes_per_gathered_weight(engine: Mapping) -> int:
 
 
 def micro_batch(config: Mapping) -> MicroBatch:
-    """The largest that the configuration allows."""
+    """With the longest rows that the configuration allows; a group that shares its prompt has one of its teacher."""
     actor_rollout_ref = config["actor_rollout_ref"]
     actor, model, rollout = (actor_rollout_ref[name] for name in ("actor", "model", "rollout"))
     response = rollout["response_length"]
@@ -103,7 +103,7 @@ def micro_batch(config: Mapping) -> MicroBatch:
     # A dynamic one counts student and teacher, whose row is the longer of a sample.
     budget = actor["ppo_max_token_len_per_gpu"]
     student = rows(groups, rollout["prompt_length"], budget // 2 if is_sdpo(config) else budget)
-    teacher = rows(count, parse_block(config).reprompt.max_reprompt_len, budget) if is_sdpo(config) else Rows(0)
+    teacher = rows(groups, parse_block(config).reprompt.max_reprompt_len, budget) if is_sdpo(config) else Rows(0)
     scored = student.tokens if actor["use_dynamic_bsz"] or not is_sdpo(config) else count * response
     return MicroBatch(student, teacher, scored, _bytes_per_gathered_weight(actor["fsdp_config"]))
 

@@ -35,6 +35,7 @@ STOPPABLE_MODES = {
     "colocate_async_stoppable": "colocate_async",
     "separate_async_stoppable": "separate_async",
 }
+VERLS_TRAINERS = TRAINER_MODES | STOPPABLE_MODES
 
 
 def longest_sample(max_prompt_length: int, max_response_length: int, max_reprompt_len: int) -> int:

@@ -28,6 +28,11 @@ def replace(file: Path, text: str) -> None:
     os.replace(scratch, file)
 
 
+def folder_of(folder: Path, step: int | str) -> Path:
+    """That of a step's checkpoint, below `trainer.default_local_dir`."""
+    return folder / f"global_step_{step}"
+
+
 def seal(checkpoint: Path) -> None:
     """Say that all of a checkpoint is written; all ranks must have ended their saving."""
     files = {path for path in checkpoint.rglob("*") if path.is_file()} - {checkpoint / SEAL}
@@ -50,8 +55,8 @@ def delete_old(folder: Path, step: int, keep: int | None) -> None:
     older = [number for number in _steps(folder) if number < step]
     for number in older[: max(len(older) - (keep - 1), 0)]:
         # Without its seal first, lest what is left of it be taken for whole.
-        (_folder(folder, number) / SEAL).unlink(missing_ok=True)
-        shutil.rmtree(_folder(folder, number), ignore_errors=True)
+        (folder_of(folder, number) / SEAL).unlink(missing_ok=True)
+        shutil.rmtree(folder_of(folder, number), ignore_errors=True)
 
 
 def choose_whole(trainer: Mapping) -> None:
@@ -71,19 +76,19 @@ def choose_whole(trainer: Mapping) -> None:
         return
     named = tracker.read_text().strip()
     if named.isdigit():
-        fault = _fault(_folder(folder, int(named)))
-        what, before = f"{_folder(folder, int(named))} is torn: {fault}", int(named)
+        fault = _fault(folder_of(folder, int(named)))
+        what, before = f"{folder_of(folder, int(named))} is torn: {fault}", int(named)
     else:
         fault = f"it says {named!r}"
         what, before = f"{tracker} should hold the number of a step, and {fault}", max(_steps(folder), default=0) + 1
     if fault is None:
         return
-    whole = [step for step in _steps(folder) if step < before and _is_sealed(_folder(folder, step))]
+    whole = [step for step in _steps(folder) if step < before and _is_sealed(folder_of(folder, step))]
     if whole:
         logger.warning("%s. The run goes on from global_step_%s, the newest whole checkpoint.", what, whole[-1])
         name_latest(folder, whole[-1])
     # What is not there at all was deleted, and verl begins anew.
-    elif not named.isdigit() or _folder(folder, int(named)).is_dir():
+    elif not named.isdigit() or folder_of(folder, int(named)).is_dir():
         raise ValueError(
             f"{what}. There is no other whole checkpoint to continue from. Put the file back, or begin the run anew by "
             f"moving {folder} away."
@@ -111,10 +116,6 @@ def _fault(checkpoint: Path) -> str | None:
         if file.stat().st_size != size:
             return f"{name} has {file.stat().st_size} of {size} bytes"
     return None
-
-
-def _folder(folder: Path, step: int) -> Path:
-    return folder / f"global_step_{step}"
 
 
 def _steps(folder: Path) -> list[int]:

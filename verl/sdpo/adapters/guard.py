@@ -153,4 +153,4 @@ class GuardMixin(Trainer):
             self.guard = Guard.resumed(self.guard.config, json.loads((checkpoint / STATE).read_text()))
 
     def _folder(self, step: int) -> Path:
-        return Path(self.config.trainer.default_local_dir) / f"global_step_{step}"
+        return checkpoints.folder_of(Path(self.config.trainer.default_local_dir), step)

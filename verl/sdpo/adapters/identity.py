@@ -12,7 +12,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from verl.sdpo.adapters.checkpoints import TRACKER, replace
+from verl.sdpo.adapters.checkpoints import TRACKER, folder_of, replace
 
 RECORD = "run_config.json"
 
@@ -69,7 +69,7 @@ def refuse_other(config: DictConfig) -> None:
     tracker = Path(trainer["default_local_dir"]) / TRACKER
     if trainer["resume_mode"] != "auto" or not tracker.is_file():
         return
-    checkpoint = tracker.with_name(f"global_step_{tracker.read_text().strip()}")
+    checkpoint = folder_of(tracker.parent, tracker.read_text().strip())
     if not (checkpoint / RECORD).is_file():
         return
     before, now = (dict(_identity(tree)) for tree in (json.loads((checkpoint / RECORD).read_text()), plain(config)))

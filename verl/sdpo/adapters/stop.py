@@ -11,7 +11,7 @@ from ray.actor import ActorHandle
 from verl.sdpo.adapters import checkpoints, identity
 from verl.sdpo.adapters.mixin import Trainer
 from verl.sdpo.adapters.supervision import supervise
-from verl.sdpo.config import STOPPABLE_MODES, TRAINER_MODES
+from verl.sdpo.config import VERLS_TRAINERS
 
 # In the folder of a checkpoint: seconds of all steps up to it.
 SECONDS = "train_seconds.txt"
@@ -42,7 +42,7 @@ class StoppableMixin(Trainer):
         # verl compares the mode with "sync" literally (trainer_base.py: replay buffer, gen_batch_size, checkpoints) and
         # finds a trainer's own keys under it.
         with open_dict(config):
-            config.trainer.v1.trainer_mode = (STOPPABLE_MODES | TRAINER_MODES)[config.trainer.v1.trainer_mode]
+            config.trainer.v1.trainer_mode = VERLS_TRAINERS[config.trainer.v1.trainer_mode]
             # verl deletes nothing.
             config.trainer.max_actor_ckpt_to_keep = config.trainer.max_critic_ckpt_to_keep = None
         super().__init__(config)
@@ -89,7 +89,7 @@ class StoppableMixin(Trainer):
         self.total_training_steps = self.global_steps
 
     def _save_checkpoint(self) -> None:
-        folder = Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"
+        folder = checkpoints.folder_of(Path(self.config.trainer.default_local_dir), self.global_steps)
         # Then verl leaves the naming to others. Set here, when the workers have been made, which save at once.
         self.config.actor_rollout_ref.actor.checkpoint.async_save = True
         try:
@@ -129,7 +129,7 @@ class StoppableMixin(Trainer):
     def _load_checkpoint(self) -> None:
         super()._load_checkpoint()
         trainer = self.config.trainer
-        folder = Path(trainer.default_local_dir) / f"global_step_{self.global_steps}"
+        folder = checkpoints.folder_of(Path(trainer.default_local_dir), self.global_steps)
         if trainer.resume_mode == "resume_path":
             folder = Path(trainer.resume_from_path)
         if self.global_steps and (folder / SECONDS).is_file():

@@ -18,10 +18,10 @@ from verl.sdpo.checks import BLOCK
 from verl.sdpo.config import (
     LOSS_MODE,
     STOPPABLE_MODE,
-    STOPPABLE_MODES,
     TEST_TIME_MODE,
     TRAINER_MODE,
     TRAINER_MODES,
+    VERLS_TRAINERS,
     SelfDistillationConfig,
     is_lora,
     is_sdpo,
@@ -93,7 +93,7 @@ def validate_guard(config: Mapping) -> None:
 
 def verls_trainer(config: Mapping) -> str | None:
     """Which of verl's trainers ours extends; None where it is not ours."""
-    return (STOPPABLE_MODES | TRAINER_MODES).get(config["trainer"]["v1"]["trainer_mode"])
+    return VERLS_TRAINERS.get(config["trainer"]["v1"]["trainer_mode"])
 
 
 def validate_separation(config: Mapping) -> None:

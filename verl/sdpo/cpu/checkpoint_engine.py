@@ -53,14 +53,15 @@ class TCPCheckpointEngine(CheckpointEngine):
     ) -> None:
         # Every rank takes its part in gathering them.
         for name, weight in weights:
-            # A view would take all of its storage along.
-            self._send((name, weight.clone()))
-        self._send(None)
+            if self.is_master:
+                # A view would take all of its storage along.
+                self._send((name, weight.clone()))
+        if self.is_master:
+            self._send(None)
 
     def _send(self, message: tuple[str, torch.Tensor] | None) -> None:
-        if self.is_master:
-            for outbox in self.sockets:
-                outbox.send_pyobj(message)
+        for outbox in self.sockets:
+            outbox.send_pyobj(message)
 
     async def receive_weights(  # type: ignore[override]  # verl's own are generators too, and annotated otherwise
         self, global_steps: int | None = None

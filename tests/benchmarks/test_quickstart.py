@@ -20,7 +20,10 @@ def test_summary_by_hand():
 
 def test_table_says_what_never_gets_there():
     rows = [
-        {"system": "ours", "seed": 0, **summary(records((0.95, 30)))},
-        {"system": "trl", "seed": 1, **summary(records((0.1, 60), (0.2, 60)))},
+        {"system": "ours", "seed": 0, "command_seconds": 80.4, **summary(records((0.95, 30)))},
+        {"system": "trl", "seed": 1, "command_seconds": 130, **summary(records((0.1, 60), (0.2, 60)))},
     ]
-    assert table(rows).splitlines()[2:] == ["| SDPO, ours | 0 | 30.0 | 1 | 0.5 |", "| SDPO, TRL | 1 | 60.0 | never | |"]
+    assert table(rows).splitlines()[2:] == [
+        "| SDPO, ours | 0 | 30.0 | 80 | 1 | 0.5 |",
+        "| SDPO, TRL | 1 | 60.0 | 130 | never | |",
+    ]

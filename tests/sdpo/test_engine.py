@@ -1,5 +1,6 @@
 """The training step inside verl's FSDP engines, against an unsharded reference. Tools: tests/sdpo/engines.py"""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -279,7 +280,10 @@ def check_budget(engines, path, layout):
         pair.student.train_mode(),
     ):
         pair.student.train_batch(data, None)
-    both = [ours + theirs for (_, ours), (_, theirs) in zip(student["embedded"], teacher["embedded"], strict=True)]
+    both = [
+        math.prod(ours) + math.prod(theirs)
+        for ours, theirs in zip(student["embedded"], teacher["embedded"], strict=True)
+    ]
     whole = sum(len(s.prompt) + len(s.teacher_prompt) + 2 * len(s.response) for s in samples)
     assert max(both) <= 80 < sum(both)
     if is_packed:
@@ -371,7 +375,9 @@ def check_shared(engines, path, strategy, kind, checkpointing):
         with engines.shapes_seen(pair.student) as student:
             engines.gradients_of(pair.student, mine, micro_batch_size_per_gpu=4)
         read = [s for s in mine if s.target]
-        distinct = {tuple(s.prompt.tolist()): len(s.prompt) for s in read}
+        lines = {tuple(s.prompt.tolist()): len(s.prompt) for s in read}
+        for s in read:
+            lines[tuple(s.prompt.tolist())] += len(s.response)
         # A rank with nothing to read runs a single token.
-        assert student["embedded"][0] == (1, sum(distinct.values()) + sum(len(s.response) for s in read) or 1)
-        assert len(distinct) < len(read) or targets == "00000110"
+        assert student["embedded"][0] == ((len(lines), max(lines.values())) if read else (1, 1))
+        assert len(lines) < len(read) or targets == "00000110"

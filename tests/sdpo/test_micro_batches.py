@@ -34,9 +34,10 @@ def packing(rows=ROWS, *, shares_prefixes=True, forward_only=False, **settings) 
 
 def test_tokens_by_hand():
     """Of rows 0, 2, 3 and 4: 12 response tokens; 3 of the prompt, once or four times. Their teachers, but for the last
-    row: 11 response tokens; prompts of 6 and 4, or of 6, 6 and 4."""
+    row: 11 response tokens; prompts of 6 and 4, or of 6, 6 and 4. Sharing them, two lines of 6 + 4 + 2 tokens, of which
+    the second has 4 + 5 and padding."""
     rows = [0, 2, 3, 4]
-    assert packing().tokens(rows) == (12 + 3) + (11 + 6 + 4)
+    assert packing().tokens(rows) == (12 + 3) + 2 * (6 + 4 + 2)
     assert packing(shares_prefixes=False).tokens(rows) == (12 + 4 * 3) + (11 + 6 + 6 + 4)
     assert packing(forward_only=True).tokens(rows) == 12 + 3
     assert packing().tokens([1]) == 2 + 3 + 5 + 3
@@ -44,9 +45,9 @@ def test_tokens_by_hand():
 
 
 def test_a_group_stays_together_and_comes_first_where_it_is_the_larger():
-    """36 tokens in the first group, 13 in the second: the budget holds one of them, and nothing more."""
-    assert [sorted(part) for part in packing(max_token_len_per_gpu=36).parts()] == [[0, 2, 3, 4], [1]]
-    assert [sorted(part) for part in packing(max_token_len_per_gpu=49).parts()] == [[0, 1, 2, 3, 4]]
+    """39 tokens in the first group, 13 in the second, 66 in both with padding."""
+    assert [sorted(part) for part in packing(max_token_len_per_gpu=39).parts()] == [[0, 2, 3, 4], [1]]
+    assert [sorted(part) for part in packing(max_token_len_per_gpu=66).parts()] == [[0, 1, 2, 3, 4]]
 
 
 def test_a_group_that_does_not_fit_is_cut():

@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2
 from verl.sdpo.adapters.actor_config import SelfDistillationActorConfig
 from verl.sdpo.adapters.layout import obstacle_to_sharing, shares_prefixes
 from verl.sdpo.model import Rows
-from verl.sdpo.prefix import SharedLine, prompts
+from verl.sdpo.prefix import SharedLines, prompts
 
 # The example of prefix.py, with the rows in another order: b, c, a.
 ROWS = [([1, 2, 3], [6, 7]), ([8, 9], [10, 11]), ([1, 2, 3], [4, 5, 6])]
@@ -18,30 +18,30 @@ def rows_of(pairs) -> Rows:
     return Rows(ids, torch.tensor([len(r) for _, r in pairs]))
 
 
-def test_the_line_by_hand():
+def test_the_lines_by_hand():
     """p = 1 2 3 with b = 6 7 and a = 4 5 6; q = 8 9 with c = 10 11."""
-    line = SharedLine.of(rows_of(ROWS))
-    assert line.input_ids.tolist() == [[1, 2, 3, 6, 7, 4, 5, 6, 8, 9, 10, 11]]
-    assert line.position_ids.tolist() == [[0, 1, 2, 3, 4, 3, 4, 5, 0, 1, 2, 3]]
+    lines = SharedLines.of(rows_of(ROWS))
+    assert lines.input_ids.tolist() == [[1, 2, 3, 6, 7, 4, 5, 6], [8, 9, 10, 11, 0, 0, 0, 0]]
+    assert lines.position_ids.tolist() == [[0, 1, 2, 3, 4, 3, 4, 5], [0, 1, 2, 3, 0, 0, 0, 0]]
     reads = [
-        "1...........",
-        "11..........",
-        "111.........",
-        "1111........",
-        "11111.......",
-        "111..1......",
-        "111..11.....",
-        "111..111....",
-        "........1...",
-        "........11..",
-        "........111.",
-        "........1111",
+        ["1.......", "11......", "111.....", "1111....", "11111...", "111..1..", "111..11.", "111..111"],
+        # Padding reads padding: attention to nothing would have no value.
+        ["1.......", "11......", "111.....", "1111....", "....1...", "....11..", "....111.", "....1111"],
     ]
-    mask = line.attention_mask[0, 0].int().tolist()
-    assert ["".join("1" if x else "." for x in row) for row in mask] == reads
+    mask = lines.attention_mask[:, 0].int().tolist()
+    assert [["".join("1" if x else "." for x in row) for row in line] for line in mask] == reads
     # Wanted: both tokens of b; the second of c; the first and the last of a.
     wanted = torch.tensor([[1, 1, 0], [0, 1, 0], [1, 0, 1]]).bool()
-    assert line.predicting(wanted).tolist() == [2, 3, 10, 2, 6]
+    assert lines.predicting(wanted).tolist() == [2, 3, 10, 2, 6]
+
+
+def test_short_prompts_share_a_line():
+    """Groups of 4, 7 and 3 tokens in two lines of 7, with nothing left over."""
+    lines = SharedLines.of(rows_of([([1, 2], [3, 4]), ([5, 6, 7], [8, 9, 10, 11]), ([12], [13, 14])]))
+    assert lines.input_ids.tolist() == [[5, 6, 7, 8, 9, 10, 11], [1, 2, 3, 4, 12, 13, 14]]
+    assert lines.position_ids.tolist() == [[0, 1, 2, 3, 4, 5, 6], [0, 1, 2, 3, 0, 1, 2]]
+    assert lines.attention_mask[1, 0].int().tolist()[4] == [0, 0, 0, 0, 1, 0, 0]
+    assert lines.predicting(torch.ones(3, 1, dtype=torch.bool)).tolist() == [8, 2, 11]
 
 
 def test_prompts_are_what_stands_before_the_response():
@@ -60,9 +60,9 @@ def test_rows_without_a_wanted_token_are_left_out():
 
 def test_a_rank_without_targets_runs_a_single_token():
     rows, wanted = rows_of(ROWS).only(torch.zeros(3, 3, dtype=torch.bool))
-    line = SharedLine.of(rows)
-    assert line.input_ids.tolist() == [[1]]
-    assert line.predicting(wanted).tolist() == []
+    lines = SharedLines.of(rows)
+    assert lines.input_ids.tolist() == [[1]]
+    assert lines.predicting(wanted).tolist() == []
 
 
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "vocab_size": 64}
@@ -103,11 +103,11 @@ def test_outputs_and_gradients_are_those_of_whole_rows(family):
 
     whole = torch.cat([model(torch.tensor([p + r]), use_cache=False).logits[0, len(p) - 1 : -1] for p, r in pairs])
     expected = gradients(whole)
-    line = SharedLine.of(rows)
+    lines = SharedLines.of(rows)
     logits = model(
-        line.input_ids, position_ids=line.position_ids, attention_mask=line.attention_mask, use_cache=False
+        lines.input_ids, position_ids=lines.position_ids, attention_mask=lines.attention_mask, use_cache=False
     ).logits
-    shared = logits.flatten(0, 1)[line.predicting(wanted)]
+    shared = logits.flatten(0, 1)[lines.predicting(wanted)]
     torch.testing.assert_close(shared, whole, rtol=1e-12, atol=1e-12)
     for found, gradient in zip(gradients(shared), expected, strict=True):
         torch.testing.assert_close(found, gradient, rtol=1e-5, atol=1e-5)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 
 from verl.sdpo.model import Rows
-from verl.sdpo.prefix import SharedLine
+from verl.sdpo.prefix import SharedLines
 from verl.utils import tensordict_utils as tu
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
@@ -26,13 +26,13 @@ class Layout(NamedTuple):
 
 def shared(rows: Rows, wanted: torch.Tensor) -> Layout:
     """Each distinct prompt once."""
-    line = SharedLine.of(rows)
+    lines = SharedLines.of(rows)
     inputs = {
-        "input_ids": line.input_ids,
-        "position_ids": line.position_ids,
-        "attention_mask": line.attention_mask,
+        "input_ids": lines.input_ids,
+        "position_ids": lines.position_ids,
+        "attention_mask": lines.attention_mask,
     }
-    return Layout(inputs, line.predicting(wanted))
+    return Layout(inputs, lines.predicting(wanted))
 
 
 def as_verl(rows: Rows, wanted: torch.Tensor, engine: FSDPEngineWithLMHead) -> Layout:

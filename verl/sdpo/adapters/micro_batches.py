@@ -6,6 +6,7 @@ the loop is verl's, and the split is made where targets, teacher rows and shared
 Shapes: `B` rows of this rank's batch, `K` micro-batches.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -14,7 +15,7 @@ import torch
 from tensordict import NonTensorStack, TensorDict
 
 from verl.sdpo.model import Rows
-from verl.sdpo.prefix import prompts
+from verl.sdpo.prefix import line_starts, prompts
 from verl.utils import tensordict_utils as tu
 from verl.utils.device import get_device_id
 from verl.utils.seqlen_balancing import rearrange_micro_batches
@@ -81,6 +82,7 @@ class Reading:
     """(B,), a number for each row's prompt, the same for equal ones where they are computed once."""
     prompt_lens: list[int]
     response_lens: list[int]
+    shares_prefixes: bool
 
     @classmethod
     def of(cls, data: TensorDict, field: str, rows: list[bool], shares_prefixes: bool) -> "Reading":
@@ -91,7 +93,7 @@ class Reading:
             found = prompts(Rows(data[field], response_lens))
             number_of = {prompt: number for number, prompt in enumerate(sorted(set(found)))}
             numbers = [number_of[prompt] for prompt in found]
-        return cls(rows, numbers, prompt_lens.tolist(), response_lens.tolist())
+        return cls(rows, numbers, prompt_lens.tolist(), response_lens.tolist(), shares_prefixes)
 
     def lengths(self, rows: Iterable[int]) -> tuple[list[int], list[int]]:
         """As one micro-batch: the tokens of each row that the model reads, and of each prompt that it reads again."""
@@ -103,6 +105,19 @@ class Reading:
                     again.append(self.prompt_lens[row])
                 seen.add(self.prompts[row])
         return whole, again
+
+    def tokens(self, rows: Iterable[int]) -> int:
+        """What the model computes of them as one micro-batch; a prompt that rows share counts once, and the padding of
+        lines counts.
+        """
+        read = [row for row in rows if self.rows[row]]
+        if not (self.shares_prefixes and read):
+            return sum(self.prompt_lens[row] + self.response_lens[row] for row in read)
+        in_line = Counter({self.prompts[row]: self.prompt_lens[row] for row in read})
+        for row in read:
+            in_line[self.prompts[row]] += self.response_lens[row]
+        _, lines, length = line_starts(list(in_line.values()))
+        return lines * length
 
 
 class Packing:
@@ -116,6 +131,7 @@ class Packing:
         """Of the student, and of the teacher where it reads at all."""
         if not forward_only:
             self.readings.append(Reading.of(data, "teacher_input_ids", self.targets, shares_prefixes))
+        self.shares_prefixes = shares_prefixes
         self.rows = list(range(len(data)))
         self.prompts = self.readings[0].prompts
         if shares_prefixes:
@@ -131,8 +147,8 @@ class Packing:
         return lambda row: (*(reading.prompts[row] for reading in self.readings), responses[row])
 
     def tokens(self, rows: list[int]) -> int:
-        """What student and teacher compute of a micro-batch of these rows; a prompt that rows share counts once."""
-        return sum(sum(whole) - sum(again) for whole, again in self.computed([rows]))
+        """What student and teacher compute of a micro-batch of these rows."""
+        return sum(reading.tokens(rows) for reading in self.readings)
 
     def computed(self, parts: Sequence[list[int]]) -> list[tuple[list[int], list[int]]]:
         """`Reading.lengths` of all micro-batches together, of the student, and of the teacher where it reads."""
@@ -149,6 +165,9 @@ class Packing:
         rows = [row for row in self.rows if is_read is None or is_read[row]]
         groups = [list(group) for _, group in groupby(rows, key=self.prompts.__getitem__)]
         units = [unit for group in groups for unit in self._next_fit([[row] for row in group])]
+        if self.shares_prefixes:
+            # Lines of like lengths have little padding, which no sum over units knows.
+            return self._next_fit(sorted(units, key=self.tokens, reverse=True))
         if not self.is_dynamic:
             return self._next_fit(units)
         parts = _balanced([self.tokens(unit) for unit in units], self.most)

@@ -92,12 +92,15 @@ def micro_batch(config: Mapping) -> MicroBatch:
     # As adapters/layout.py decides, but for models that cannot.
     shares = is_sdpo(config) and actor["shared_prefix"] != "off" and attention == "sdpa"
     count = actor["ppo_micro_batch_size_per_gpu"] or 1
+    most_of_a_group = rollout["n"] if actor["use_dynamic_bsz"] else min(count, rollout["n"])
 
     def rows(prompts: int, prompt: int, most: int) -> Rows:
         tokens = most if actor["use_dynamic_bsz"] else prompts * prompt + count * response
-        one_line = shares or model["use_remove_padding"]
+        line = tokens if model["use_remove_padding"] else prompt + response
+        if shares:
+            line = min(tokens, prompt + most_of_a_group * response)
         has_mask = attention == "sdpa" and (shares or count > 1 or actor["use_dynamic_bsz"])
-        return Rows(tokens, tokens * (tokens if one_line else prompt + response) * has_mask)
+        return Rows(tokens, tokens * line * has_mask)
 
     groups = math.ceil(count / rollout["n"]) if shares else count
     # A dynamic one counts student and teacher, whose row is the longer of a sample.

@@ -27,7 +27,7 @@ from verl.sdpo.config import SelfDistillationConfig
 from verl.sdpo.head import EagerHead, Outcomes
 from verl.sdpo.loss import compute_self_distillation_loss
 from verl.sdpo.model import Rows
-from verl.sdpo.teacher import Teacher, TrustRegion, mix_in_log_space
+from verl.sdpo.teacher import MixedInLogSpace, Teacher, TrustRegion
 from verl.trainer.config import CheckpointConfig
 from verl.utils import tensordict_utils as tu
 from verl.utils.device import get_device_id
@@ -425,7 +425,8 @@ def reference_gradients(pair: Pair, path: str, samples: list[Sample]) -> tuple[d
         if settings.teacher_kind is not TrustRegion:
             return logits
         current = row_logits(student, sample.teacher_prompt, sample.response)
-        return mix_in_log_space(logits, current, settings.teacher.teacher_update_rate)
+        rate = settings.teacher.teacher_update_rate
+        return MixedInLogSpace(logits.__getitem__, current.__getitem__, rate)(slice(None))
 
     loss = reference_loss(student, teacher_logits, samples, pair.student.actor_config)
     loss.backward()

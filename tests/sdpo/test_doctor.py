@@ -446,14 +446,26 @@ def test_grpo_has_no_teacher_and_logits_of_prompts_too():
     assert need.update.passes.worst == Moment("verl's logits", (2048 + 8192) * 151_936 * 4)
 
 
-@pytest.mark.parametrize(
-    ("override", "copies"),
-    [("head=eager", 5), ("teacher_regularization=trust-region", 4), ("distillation_topk=null", 11)],
-)
-def test_all_logits_at_once(override, copies):
+@pytest.mark.parametrize(("topk", "copies"), [("100", 5), ("null", 11)])
+def test_all_logits_at_once(topk, copies):
     """Float32 tensors of 14,336 tokens x 151,936, as many as the student may have in a dynamic micro-batch."""
-    need = estimate(configuration("sdpo", f"{BLOCK}.{override}"), QWEN3_8B)
+    need = estimate(configuration("sdpo", f"{BLOCK}.head=eager", f"{BLOCK}.distillation_topk={topk}"), QWEN3_8B)
     assert need.update.passes.worst == Moment("all logits at once", copies * 4 * 14_336 * 151_936)
+
+
+def test_logits_of_two_models_by_chunks():
+    """Of 256 tokens 12 tensors, the teacher's head in bf16, the gradient of the student's in both types; of 1024 tokens
+    3, and two heads.
+    """
+    moments = {
+        setting: dict(estimate(configuration("sdpo", f"{BLOCK}.{setting}"), QWEN3_8B).update.passes.moments)
+        for setting in ("distillation_topk=null", "teacher_regularization=trust-region")
+    }
+    head = 151_936 * 4096
+    compared = moments["distillation_topk=null"]["the comparison of distributions"]
+    assert compared == 12 * 4 * 256 * 151_936 + 2 * head + 6 * head
+    mixed = moments["teacher_regularization=trust-region"]["the mix of two models"]
+    assert mixed == 3 * 4 * 1024 * 151_936 + 2 * 2 * head
 
 
 def test_micro_batches():

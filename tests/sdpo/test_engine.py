@@ -36,11 +36,12 @@ def test_gradient_does_not_depend_on_ranks_and_micro_batches(ranks, strategy, mo
         {"settings": {"teacher_regularization": "frozen"}},
         {"settings": {"teacher_regularization": "live"}},
         {"settings": {"teacher_regularization": "trust-region", "teacher_update_rate": 0.3}},
+        {"settings": {"teacher_regularization": "trust-region", "distillation_topk": None}},
         {"settings": {"teacher_regularization": "live"}, "use_no_sync_for_gradient_accumulation": False},
         {"settings": {"teacher_regularization": "live"}, "use_orig_params": True},
         {"settings": {"teacher_regularization": "live", "head": "eager"}},
     ],
-    ids=["frozen", "live", "trust-region", "live-sync", "live-orig-params", "live-eager"],
+    ids=["frozen", "live", "trust-region", "trust-region-full", "live-sync", "live-orig-params", "live-eager"],
 )
 def test_teacher_forward_of_the_student_leaves_its_gradient_intact(two_ranks, strategy, models, options):
     two_ranks.run(check_gradient_over_steps, path=models["untied"], strategy=strategy, options=options)
@@ -91,7 +92,9 @@ def test_gradient_of_every_mode(two_ranks, models, options):
 
 
 @pytest.mark.parametrize(
-    "settings", [{"grpo_weight": 0.9}, {"routing": "srpo"}, {"grpo_weight": 1.0}], ids=["hybrid", "srpo", "grpo"]
+    "settings",
+    [{"grpo_weight": 0.9}, {"grpo_weight": 0.9, "distillation_topk": None}, {"routing": "srpo"}, {"grpo_weight": 1.0}],
+    ids=["hybrid", "hybrid-full", "srpo", "grpo"],
 )
 @pytest.mark.parametrize("targets", ["10110011", "00000000"])
 def test_samples_learn_from_teacher_and_reward(two_ranks, models, settings, targets):

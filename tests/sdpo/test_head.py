@@ -7,7 +7,7 @@ import torch
 
 from tests.sdpo.test_loss import random_logits
 from verl.sdpo.head import ENTROPY_CHUNK, SAMPLED_TOKEN, EagerHead, Outcomes
-from verl.sdpo.teacher import mix_in_log_space
+from verl.sdpo.teacher import MixedInLogSpace
 
 FULL, TOP3 = Outcomes(all=True), Outcomes(topk=3)
 
@@ -96,7 +96,7 @@ def test_more_outcomes_than_the_vocabulary_are_the_vocabulary():
 def test_trust_region_teacher_is_the_geometric_mix():
     """p_ref^(3/4) p_student^(1/4), normalised: (1, 1)/2 and (1, 16)/17 give (1, 2)/3."""
     reference, student = torch.tensor([[1.0, 1]]).log(), torch.tensor([[1.0, 16]]).log()
-    mixed = mix_in_log_space(reference, student, 0.25).softmax(-1)
+    mixed = MixedInLogSpace(reference.__getitem__, student.__getitem__, 0.25)(slice(None)).softmax(-1)
     assert torch.allclose(mixed, torch.tensor([[1 / 3, 2 / 3]]))
-    assert torch.equal(mix_in_log_space(reference, student, 0.0), reference)
-    assert torch.equal(mix_in_log_space(reference, student, 1.0), student)
+    assert torch.equal(MixedInLogSpace(reference.__getitem__, student.__getitem__, 0.0)(slice(None)), reference)
+    assert torch.equal(MixedInLogSpace(reference.__getitem__, student.__getitem__, 1.0)(slice(None)), student)

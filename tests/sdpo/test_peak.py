@@ -96,7 +96,10 @@ SHAPES = {
     "a layer's backward pass": Shape(LLAMA, 640, lambda update: update.passes.worst.bytes, 2),
     "head": Shape(WIDE, 192, lambda update: update.passes.worst.bytes),
     "eager head": Shape(WIDE, 192, lambda update: update.passes.worst.bytes, block={"head": "eager"}),
-    "whole vocabulary": Shape(WIDE, 48, lambda update: update.passes.worst.bytes, block={"distillation_topk": "null"}),
+    "eager head, whole vocabulary": Shape(
+        WIDE, 48, lambda update: update.passes.worst.bytes, block={"head": "eager", "distillation_topk": "null"}
+    ),
+    "whole vocabulary": Shape(WIDE, 192, lambda update: update.passes.worst.bytes, block={"distillation_topk": "null"}),
     "mixed teacher": Shape(
         WIDE, 192, lambda update: update.passes.worst.bytes, block={"teacher_regularization": "trust-region"}
     ),
@@ -128,4 +131,5 @@ def test_estimate_is_what_the_profiler_counts(groups, tmp_path, record_property,
         options={"compute": shape.compute, "gradient_checkpointing": shape.checkpointing},
     )
     record_property("estimate of measured", update.peak / measured)
+    print("RATIO", name, update.peak, measured, update.passes)
     assert update.peak == pytest.approx(measured, rel=0.15), update

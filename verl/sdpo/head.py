@@ -4,9 +4,9 @@ Shapes: `N` tokens of a flat batch, `D` hidden size, `V` vocabulary, `K` compare
 logarithms of distributions over the *whole* vocabulary at the rollout temperature.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,8 @@ ENTROPY_CHUNK = 256
 # Tokens whose logits are alive at once: few where memory moves slowly, more where a matrix product wants to be filled.
 CHUNK_TOKENS = 128
 CHUNK_TOKENS_ON_ACCELERATOR = 1024
+# Where whole distributions are compared, which takes ten times the memory of a chunk's logits.
+COMPARED_TOKENS_ON_ACCELERATOR = 256
 # Rows of the output embedding whose gradient is added at once where it is kept in another dtype.
 VOCABULARY_PART = 16384
 
@@ -63,12 +65,38 @@ class TokenStatistics(NamedTuple):
         return TokenStatistics(*(None if values is None else values[chosen] for values in self))
 
 
+class Logits(Protocol):
+    """Logits at N tokens, made when they are asked for."""
+
+    def __call__(self, tokens: slice) -> torch.Tensor:
+        """(C, V), in at least float32, without gradient; of a model at temperature one."""
+
+
+class Projection(NamedTuple):
+    """What a model's logits at N tokens are made of, kept beyond its forward pass."""
+
+    hidden_ND: torch.Tensor
+    weight_VD: torch.Tensor
+    bias_V: torch.Tensor | None
+
+    @classmethod
+    def taken(cls, hidden_ND: torch.Tensor, output_embedding: torch.nn.Linear) -> "Projection":
+        """Called as the head of a model. The weight is copied, as its memory is FSDP's."""
+        weight_VD, bias_V = output_embedding.weight, output_embedding.bias
+        dtype = _compute_dtype(hidden_ND)
+        bias_V = None if bias_V is None else bias_V.detach().to(dtype, copy=True)
+        return cls(hidden_ND.detach().to(dtype), weight_VD.detach().to(dtype, copy=True), bias_V)
+
+    def __call__(self, tokens: slice) -> torch.Tensor:
+        logits = F.linear(self.hidden_ND[tokens], self.weight_VD, self.bias_V)
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
 @dataclass(frozen=True)
 class EagerHead:
     """The readable one: all logits at once, (N, V), and every statistic from them.
 
-    Called as the head of a model, with its hidden states (N, D) and its output embedding; `logits` and `reduce` are
-    its two halves, between which the logits of two models can be mixed.
+    Called as the head of a model, with its hidden states (N, D) and its output embedding.
     """
 
     by_chunks: ClassVar[bool] = False
@@ -85,13 +113,27 @@ class EagerHead:
     """So many of these logits' own most likely tokens are reported as well, which no objective reads."""
 
     def __call__(self, hidden_ND: torch.Tensor, output_embedding: torch.nn.Linear) -> TokenStatistics:
-        return self.reduce(self.logits(hidden_ND, output_embedding))
+        return self.reduce(self.at_temperature(F.linear(hidden_ND, output_embedding.weight, output_embedding.bias)))
 
-    def logits(self, hidden_ND: torch.Tensor, output_embedding: torch.nn.Linear) -> torch.Tensor:
-        """(N, V), divided by the temperature."""
-        logits = F.linear(hidden_ND, output_embedding.weight, output_embedding.bias)
+    def at_temperature(self, logits: torch.Tensor) -> torch.Tensor:
         # Dividing copies them.
         return logits if self.temperature == 1.0 else logits / self.temperature
+
+    def read(self, logits: Logits) -> TokenStatistics:
+        """The statistics of logits that no model has at hand."""
+        parts = [self.of(tokens).reduce(self.at_temperature(logits(tokens))) for tokens in self.chunks()]
+        return TokenStatistics(
+            *(None if column[0] is None else torch.cat(column) for column in zip(*parts, strict=True))
+        )
+
+    def chunks(self) -> Iterator[slice]:
+        """The tokens, as many at a time as this head takes."""
+        yield slice(0, len(self.token_ids))
+
+    def of(self, tokens: slice) -> "EagerHead":
+        """The head of some of the tokens."""
+        indices = None if self.topk_indices is None else self.topk_indices[tokens]
+        return replace(self, token_ids=self.token_ids[tokens], topk_indices=indices)
 
     def reduce(self, logits_NV: torch.Tensor) -> TokenStatistics:
         """The statistics of logits that are divided by the temperature; any floating dtype, at least float32 inside."""
@@ -126,8 +168,8 @@ def _entropy(logits_NV: torch.Tensor, log_normalizer_N1: torch.Tensor) -> torch.
 class ChunkedHead(EagerHead):
     """The same statistics without an (N, V) tensor: logits of some tokens at a time, once more in the backward pass.
 
-    Memory beyond the gradients does not depend on N. Where an objective reads the whole vocabulary, or logits of two
-    models are mixed, it computes what the eager head does.
+    Memory beyond the gradients does not depend on N. Whole distributions are (N, V) themselves, and what the eager head
+    makes; `comparison.ComparingHead` compares them without.
     """
 
     by_chunks = True
@@ -138,13 +180,26 @@ class ChunkedHead(EagerHead):
         weight_VD, bias_V = output_embedding.weight, output_embedding.bias
         return TokenStatistics(*_ChunkedStatistics.apply(hidden_ND, weight_VD, bias_V, self))
 
+    def chunks(self) -> Iterator[slice]:
+        return chunks(len(self.token_ids), chunk_tokens(self.token_ids.device))
+
+
+def chunk_tokens(device: torch.device) -> int:
+    return CHUNK_TOKENS if device.type == "cpu" else CHUNK_TOKENS_ON_ACCELERATOR
+
+
+def chunks(tokens: int, size: int) -> Iterator[slice]:
+    """Of no tokens there is one chunk, an empty one."""
+    for start in range(0, max(tokens, 1), size):
+        yield slice(start, start + size)
+
 
 class _ChunkedStatistics(torch.autograd.Function):
     """`TokenStatistics` of hidden states, but for `all_log_probs`, which is None."""
 
     @staticmethod
     def forward(ctx, hidden_ND, weight_VD, bias_V, head: EagerHead):
-        logits = _ChunkLogits(hidden_ND, weight_VD, bias_V, head.temperature)
+        logits = ChunkLogits(hidden_ND, weight_VD, bias_V, head.temperature)
         parts = []
         for chunk, z_CV in logits:
             # One more tensor of that size, and all in place: fresh memory costs as much as the arithmetic.
@@ -181,13 +236,11 @@ class _ChunkedStatistics(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_sampled, grad_entropy, _, grad_topk, *__):
         """dL/dz = scatter(g_topk) + onehot(g_sampled) - softmax(z) (sum of both) - g_entropy p (log p + H)."""
-        hidden_ND, weight_VD, bias_V, indices, entropy, normalizer_N1 = ctx.saved_tensors
+        *projection, indices, entropy, normalizer_N1 = ctx.saved_tensors
         head = ctx.head
-        logits = _ChunkLogits(hidden_ND, weight_VD, bias_V, head.temperature, ctx.dtype)
-        grad_hidden = torch.empty_like(hidden_ND)
-        grad_weight = torch.zeros_like(weight_VD, dtype=logits.wide) if ctx.needs_input_grad[1] else None
-        grad_bias = torch.zeros_like(bias_V, dtype=logits.wide) if bias_V is not None else None
-        for chunk, z_CV in logits:
+        logits = ChunkLogits(*projection, head.temperature, ctx.dtype)
+
+        def gradient(chunk: slice, z_CV: torch.Tensor) -> torch.Tensor:
             z_CV -= normalizer_N1[chunk]
             total = grad_sampled[chunk] if grad_topk is None else grad_sampled[chunk] + grad_topk[chunk].sum(-1)
             factor_C1 = total.neg().unsqueeze(-1)
@@ -202,36 +255,41 @@ class _ChunkedStatistics(torch.autograd.Function):
             z_CV.scatter_add_(-1, head.token_ids[chunk].unsqueeze(-1), grad_sampled[chunk].unsqueeze(-1))
             if grad_topk is not None:
                 z_CV.scatter_add_(-1, indices[chunk], grad_topk[chunk])
-            if head.temperature != 1.0:
-                z_CV /= head.temperature
-            if grad_bias is not None:
-                grad_bias += z_CV.sum(0)
-            grad_logits, hidden = logits.narrowed(z_CV), hidden_ND[chunk].to(ctx.dtype)
-            grad_hidden[chunk] = grad_logits @ logits.weight
-            if grad_weight is not None:
-                _accumulate(grad_weight, grad_logits, hidden)
-        grad_weight = None if grad_weight is None else grad_weight.to(weight_VD.dtype)
-        return grad_hidden, grad_weight, None if grad_bias is None else grad_bias.to(bias_V.dtype), None
+            return z_CV
+
+        return *logits.gradients(gradient, of_weight=ctx.needs_input_grad[1]), None
 
 
-class _ChunkLogits:
+Gradient = Callable[[slice, torch.Tensor], torch.Tensor]
+"""(tokens, their logits, which are the function's to write on) -> the loss's gradient in the logits."""
+
+
+class ChunkLogits:
     """Iterates over (slice, logits of these tokens), divided by the temperature, in at least float32.
 
     Each is written over by the next, and the caller's to write on. Of no tokens there is one chunk, an empty one.
     """
 
-    def __init__(self, hidden_ND, weight_VD, bias_V, temperature: float, dtype: torch.dtype | None = None):
+    def __init__(
+        self,
+        hidden_ND: torch.Tensor,
+        weight_VD: torch.Tensor,
+        bias_V: torch.Tensor | None,
+        temperature: float,
+        dtype: torch.dtype | None = None,
+        size: int | None = None,
+    ):
         self.dtype = dtype or _compute_dtype(hidden_ND)
         self.wide = torch.promote_types(self.dtype, torch.float32)
         self.weight = weight_VD.to(self.dtype)
         self.bias = None if bias_V is None else bias_V.to(self.dtype)
         self.hidden, self.temperature = hidden_ND, temperature
-        self.size = CHUNK_TOKENS if hidden_ND.device.type == "cpu" else CHUNK_TOKENS_ON_ACCELERATOR
+        self.projection = Projection(hidden_ND, weight_VD, bias_V)
+        self.size = size or chunk_tokens(hidden_ND.device)
         self._buffers: dict[str, torch.Tensor] = {}
 
-    def __iter__(self):
-        for start in range(0, max(len(self.hidden), 1), self.size):
-            chunk = slice(start, start + self.size)
+    def __iter__(self) -> Iterator[tuple[slice, torch.Tensor]]:
+        for chunk in chunks(len(self.hidden), self.size):
             hidden = self.hidden[chunk].to(self.dtype)
             logits = torch.mm(hidden, self.weight.T, out=self._buffer("logits", len(hidden), self.dtype))
             if self.bias is not None:
@@ -246,9 +304,26 @@ class _ChunkLogits:
         """Another tensor of that shape, whatever it holds."""
         return self._buffer("scratch", len(like), like.dtype)
 
-    def narrowed(self, wide: torch.Tensor) -> torch.Tensor:
-        """What a caller made of a chunk, in the dtype of the matrix products."""
-        return wide if self.dtype == self.wide else self._buffer("logits", len(wide), self.dtype).copy_(wide)
+    def gradients(
+        self, of_logits: Gradient, *, of_weight: bool
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """Of hidden states, weight and bias, in their own dtypes; sums over chunks in the wide one."""
+        hidden_ND, weight_VD, bias_V = self.projection
+        grad_hidden = torch.empty_like(hidden_ND)
+        grad_weight = torch.zeros_like(weight_VD, dtype=self.wide) if of_weight else None
+        grad_bias = torch.zeros_like(bias_V, dtype=self.wide) if bias_V is not None else None
+        for chunk, z_CV in self:
+            z_CV = of_logits(chunk, z_CV)
+            if self.temperature != 1.0:
+                z_CV /= self.temperature
+            if grad_bias is not None:
+                grad_bias += z_CV.sum(0)
+            narrow = z_CV if self.dtype == self.wide else self._buffer("logits", len(z_CV), self.dtype).copy_(z_CV)
+            grad_hidden[chunk] = narrow @ self.weight
+            if grad_weight is not None:
+                _accumulate(grad_weight, narrow, hidden_ND[chunk].to(self.dtype))
+        grad_weight = None if grad_weight is None else grad_weight.to(weight_VD.dtype)
+        return grad_hidden, grad_weight, None if bias_V is None or grad_bias is None else grad_bias.to(bias_V.dtype)
 
     def _buffer(self, name: str, rows: int, dtype: torch.dtype) -> torch.Tensor:
         if name not in self._buffers:

@@ -6,12 +6,14 @@ compared. Everything that knows of FSDP, of packing and of ranks stands behind `
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
-from verl.sdpo.head import EagerHead, TokenStatistics
+from verl.sdpo.comparison import Compare, ComparingHead
+from verl.sdpo.head import SAMPLED_TOKEN, EagerHead, TokenStatistics
 from verl.sdpo.model import Model, Rows
-from verl.sdpo.objective import Denominators, Objective, Tokens, token_weights
+from verl.sdpo.objective import Comparison, Denominators, Objective, Tokens, token_weights
 from verl.sdpo.routing import Routing
 from verl.sdpo.teacher import Teacher
 
@@ -130,15 +132,22 @@ def micro_step(
         entropy_has_gradient=regularizer.entropy_coeff != 0,
         best=ALTERNATIVES if batch.observer else 0,
     )
-    ours = student.run(*batch.student_rows.only(wanted_BT), head)
+    tokens = Tokens.of(
+        distilled_BT,
+        old_log_probs=batch.old_log_probs,
+        rollout_is_weights=batch.rollout_is_weights,
+        old_topk_log_probs=batch.old_topk_log_probs,
+    )
+    compare = partial(objective.compare, tokens=tokens)
+    by_chunks = objective.outcomes.all and head.by_chunks
+    score = _whole_distributions if by_chunks else _statistics
+    ours, comparison = score(batch, student, teacher, head, compare, wanted_BT, distilled_BT, teaches)
     # Attached to the graph: the backward pass of a micro-batch without targets has collectives too.
     loss = ours.log_probs.sum() * 0.0
     metrics: dict[str, torch.Tensor] = {}
     teacher_share, reward_share = routing.shares(batch.targets)
-    if teaches:
-        compared = ours.at(distilled_BT[wanted_BT]) if reads_all else ours
-        theirs = _teacher_statistics(batch, teacher, distilled_BT, replace(head, topk_indices=compared.topk_indices))
-        loss, metrics = _distill(batch, objective, compared, theirs, distilled_BT, teacher_share)
+    if comparison:
+        loss, metrics = _distill(batch, objective, comparison, tokens, distilled_BT, teacher_share)
     if routing.reads_rewards:
         reward_loss = _reinforce(batch, policy_loss, ours, reward_share)
         loss, metrics = loss + reward_loss, metrics | {"actor/grpo_loss": reward_loss.detach()}
@@ -150,34 +159,67 @@ def micro_step(
     return loss, metrics
 
 
-@torch.no_grad()
-def _teacher_statistics(
-    batch: MicroBatch, teacher: Teacher, distilled_BT: torch.Tensor, head: EagerHead
-) -> TokenStatistics:
-    """At the distilled tokens."""
-    rows, wanted_BT = batch.teacher_rows.only(distilled_BT)
-    head = replace(head, token_ids=batch.token_ids[distilled_BT], entropy_has_gradient=False)
-    return teacher.statistics(rows, wanted_BT, head)
+def _statistics(
+    batch: MicroBatch,
+    student: Model,
+    teacher: Teacher,
+    head: EagerHead,
+    compare: Compare,
+    wanted_BT: torch.Tensor,
+    distilled_BT: torch.Tensor,
+    teaches: bool,
+) -> tuple[TokenStatistics, Comparison | None]:
+    """The student's statistics at wanted tokens, and their comparison with the teacher's at distilled ones."""
+    ours = student.run(*batch.student_rows.only(wanted_BT), head)
+    if not teaches:
+        return ours, None
+    compared = ours.at(distilled_BT[wanted_BT]) if wanted_BT is not distilled_BT else ours
+    with torch.no_grad():
+        at_teacher = _of_teacher(replace(head, topk_indices=compared.topk_indices), batch, distilled_BT)
+        theirs = teacher.statistics(*batch.teacher_rows.only(distilled_BT), at_teacher)
+    return ours, Comparison(compared, theirs, *compare(compared, theirs))
+
+
+def _whole_distributions(
+    batch: MicroBatch,
+    student: Model,
+    teacher: Teacher,
+    head: EagerHead,
+    compare: Compare,
+    wanted_BT: torch.Tensor,
+    distilled_BT: torch.Tensor,
+    teaches: bool,
+) -> tuple[TokenStatistics, Comparison | None]:
+    """The same of an objective that reads all of the vocabulary: the teacher runs first, and its distributions meet the
+    student's at the student's head, some tokens at a time.
+    """
+    rows, rows_wanted_BT = batch.student_rows.only(wanted_BT)
+    if not teaches:
+        return student.run(rows, rows_wanted_BT, replace(head, outcomes=SAMPLED_TOKEN)), None
+    with torch.no_grad():
+        logits = teacher.logits(*batch.teacher_rows.only(distilled_BT))
+    at_teacher, distilled_N = _of_teacher(head, batch, distilled_BT), distilled_BT[wanted_BT]
+    comparison = student.run(rows, rows_wanted_BT, ComparingHead(head, at_teacher, logits, distilled_N, compare))
+    return comparison.student, comparison._replace(student=comparison.student.at(distilled_N))
+
+
+def _of_teacher(head: EagerHead, batch: MicroBatch, distilled_BT: torch.Tensor) -> EagerHead:
+    return replace(head, token_ids=batch.token_ids[distilled_BT], entropy_has_gradient=False)
 
 
 def _distill(
     batch: MicroBatch,
     objective: Objective,
-    student: TokenStatistics,
-    teacher: TokenStatistics,
+    comparison: Comparison,
+    tokens: Tokens,
     distilled_BT: torch.Tensor,
     share_B: torch.Tensor,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    tokens = Tokens.of(
-        distilled_BT,
-        old_log_probs=batch.old_log_probs,
-        rollout_is_weights=batch.rollout_is_weights,
-        old_topk_log_probs=batch.old_topk_log_probs,
-    )
     denominators = batch.of_all if objective.config.denominator == "all" else batch.with_target
     of_rows = (share_B * batch.teacher_weights)[tokens.rows]
     weights_N = token_weights(tokens, batch.loss_agg_mode, denominators) * of_rows
-    loss, reports = objective(student, teacher, tokens, weights_N)
+    loss, reports = objective.weighted(comparison, tokens, weights_N)
+    student, teacher = comparison.student, comparison.teacher
     reports |= {"student_entropy": student.entropy.detach(), "teacher_entropy": teacher.entropy}
     if batch.observer:
         batch.observer(distilled_BT, student, teacher, reports["kl"])

@@ -8,7 +8,7 @@ paper is which class, and how to add one.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -181,6 +181,17 @@ def outcomes_of(topk: int | None) -> Outcomes:
     return Outcomes(all=True) if topk is None else Outcomes(topk=topk)
 
 
+class Comparison(NamedTuple):
+    """Student and teacher at N tokens, compared."""
+
+    student: TokenStatistics
+    teacher: TokenStatistics
+    losses: torch.Tensor
+    """(N,)."""
+    reports: dict[str, torch.Tensor]
+    """(N,) each, without gradient."""
+
+
 class Objective:
     """One way to compare student and teacher. A subclass says how, per token."""
 
@@ -218,8 +229,14 @@ class Objective:
             `sum_t weight_t w_t loss_t`, where w_t is the importance ratio stopgrad(min(pi / pi_old, is_clip)) times the
             rollout weight (App. A.4); and what to report of every token, (N,) each.
         """
-        loss, reports = self.compare(student, teacher, tokens)
-        reports["is_clip_fraction"] = torch.zeros_like(reports["kl"])
+        return self.weighted(Comparison(student, teacher, *self.compare(student, teacher, tokens)), tokens, weights)
+
+    def weighted(
+        self, comparison: Comparison, tokens: Tokens, weights: torch.Tensor
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """`__call__`, when they have been compared."""
+        student, teacher, loss, reports = comparison
+        reports = {**reports, "is_clip_fraction": torch.zeros_like(reports["kl"])}
         if student.topk_log_probs is not None:
             reports["tail_mass"] = 1 - student.topk_log_probs.detach().exp().sum(-1)
         if self.config.is_clip is not None and tokens.old_log_probs is not None:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Protocol, cast
 import torch
 
 from verl.sdpo.checks import is_positive_int, require, require_choice, require_fraction
-from verl.sdpo.head import EagerHead, TokenStatistics
+from verl.sdpo.head import EagerHead, Logits, Projection, TokenStatistics
 from verl.sdpo.model import Model, Rows
 
 UPDATE_INTERVALS = ("step", "optimizer")
@@ -57,7 +57,7 @@ class Teacher:
     num_forwards: ClassVar[int] = 1
     """Forward passes over its rows for their statistics."""
     mixes_logits: ClassVar[bool] = False
-    """It needs the logits of two models at once, at all response tokens."""
+    """Its logits are made of two models'."""
 
     @classmethod
     def needs_second_model(cls, is_lora: bool) -> bool:
@@ -78,9 +78,18 @@ class Teacher:
         self.state: dict[str, Any] = {}
         """What a resumed run needs besides the weights; plain values."""
 
+    @property
+    def model(self) -> Model:
+        """What scores."""
+        return self.reference
+
     def statistics(self, rows: Rows, wanted_BT: torch.Tensor, head: EagerHead) -> TokenStatistics:
         """What the objective reads of the teacher at the wanted response tokens of its own rows; collective."""
-        return self.reference.run(rows, wanted_BT, head)
+        return self.model.run(rows, wanted_BT, head)
+
+    def logits(self, rows: Rows, wanted_BT: torch.Tensor) -> Logits:
+        """For an objective that reads whole distributions, of some tokens at a time; collective."""
+        return self.model.run(rows, wanted_BT, Projection.taken)
 
     def after_optimizer_step(self) -> None:
         """Follow the student, after each of a training step's optimizer steps."""
@@ -171,9 +180,16 @@ class Refresh(Teacher):
         return self.weights.follow(1.0)
 
 
-def mix_in_log_space(reference_logits: torch.Tensor, student_logits: torch.Tensor, rate: float) -> torch.Tensor:
-    """Logits of p_ref^(1-rate) * p_student^rate, normalised: the trust region's solution (Eq. 10), (N, V)."""
-    return torch.lerp(reference_logits.float(), student_logits.float(), rate)
+@dataclass(frozen=True)
+class MixedInLogSpace:
+    """Logits of p_ref^(1-rate) * p_student^rate, normalised: the trust region's solution (Eq. 10)."""
+
+    reference: Logits
+    student: Logits
+    rate: float
+
+    def __call__(self, tokens: slice) -> torch.Tensor:
+        return torch.lerp(self.reference(tokens), self.student(tokens), self.rate)
 
 
 class TrustRegion(Teacher):
@@ -186,9 +202,11 @@ class TrustRegion(Teacher):
     mixes_logits = True
 
     def statistics(self, rows: Rows, wanted_BT: torch.Tensor, head: EagerHead) -> TokenStatistics:
-        reference = self.reference.run(rows, wanted_BT, head.logits)
-        student = self.student.run(rows, wanted_BT, head.logits)
-        return head.reduce(mix_in_log_space(reference, student, self.config.teacher_update_rate))
+        return head.read(self.logits(rows, wanted_BT))
+
+    def logits(self, rows: Rows, wanted_BT: torch.Tensor) -> Logits:
+        reference, student = (model.run(rows, wanted_BT, Projection.taken) for model in (self.reference, self.student))
+        return MixedInLogSpace(reference, student, self.config.teacher_update_rate)
 
 
 class Live(Teacher):
@@ -200,8 +218,9 @@ class Live(Teacher):
 
     needs_reference = False
 
-    def statistics(self, rows: Rows, wanted_BT: torch.Tensor, head: EagerHead) -> TokenStatistics:
-        return self.student.run(rows, wanted_BT, head)
+    @property
+    def model(self) -> Model:
+        return self.student
 
     def after_training_step(self) -> float:
         return 0.0

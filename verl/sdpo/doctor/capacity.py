@@ -11,7 +11,6 @@ from verl.sdpo.doctor.peak import (
     BFLOAT16,
     EAGER_COPIES,
     FLOAT32,
-    MIXED_COPIES,
     WHOLE_VOCABULARY_COPIES,
     MicroBatch,
     Moment,
@@ -20,12 +19,14 @@ from verl.sdpo.doctor.peak import (
     Update,
     all_logits,
     chunked_head,
+    compared_distributions,
     gathered,
     kept_until_backward,
     layer_backward,
+    mixed_logits,
     teacher_forward,
 )
-from verl.sdpo.head import CHUNK_TOKENS, CHUNK_TOKENS_ON_ACCELERATOR
+from verl.sdpo.head import CHUNK_TOKENS, CHUNK_TOKENS_ON_ACCELERATOR, COMPARED_TOKENS_ON_ACCELERATOR
 
 GIB = 2**30
 ALL_LOGITS = "all logits at once"
@@ -117,15 +118,20 @@ def _head(config: Mapping, model: Model, batch: MicroBatch) -> Iterator[Moment]:
         yield Moment("verl's logits", 2 * batch.itemsize * batch.responses * model.vocabulary)
         return
     block = parse_block(config)
+    reads_all = block.objective.outcomes.all
+    if not block.head.by_chunks:
+        yield Moment(ALL_LOGITS, all_logits(model, batch, WHOLE_VOCABULARY_COPIES if reads_all else EAGER_COPIES))
+        return
     chunk_tokens = CHUNK_TOKENS if config["trainer"]["device"] == "cpu" else CHUNK_TOKENS_ON_ACCELERATOR
-    if block.objective.outcomes.all:
-        yield Moment(ALL_LOGITS, all_logits(model, batch, WHOLE_VOCABULARY_COPIES))
-    elif not block.head.by_chunks:
-        yield Moment(ALL_LOGITS, all_logits(model, batch, EAGER_COPIES))
-    else:
-        yield Moment("the head", chunked_head(model, batch, chunk_tokens=chunk_tokens, is_trained=not is_lora(config)))
-        if block.teacher_kind.mixes_logits:
-            yield Moment(ALL_LOGITS, all_logits(model, batch, MIXED_COPIES))
+    is_trained, kept = not is_lora(config), block.teacher_kind.num_forwards
+    if reads_all:
+        chunk_tokens = min(chunk_tokens, COMPARED_TOKENS_ON_ACCELERATOR)
+        needed = compared_distributions(model, batch, chunk_tokens=chunk_tokens, kept=kept, is_trained=is_trained)
+        yield Moment("the comparison of distributions", needed)
+        return
+    yield Moment("the head", chunked_head(model, batch, chunk_tokens=chunk_tokens, is_trained=is_trained))
+    if block.teacher_kind.mixes_logits:
+        yield Moment("the mix of two models", mixed_logits(model, batch, chunk_tokens=chunk_tokens, kept=kept))
 
 
 def _passes(config: Mapping, model: Model) -> Passes:

@@ -84,7 +84,7 @@ def advice(update: Update) -> str:
             f"actor_rollout_ref.actor.fsdp_config.offload_policy=True, or {FEWER_TOKENS}."
         )
     if update.passes.worst.name == ALL_LOGITS:
-        return f"Take {BLOCK}.head=chunked, a distillation_topk and no trust-region teacher, or {FEWER_TOKENS}."
+        return f"Take {BLOCK}.head=chunked, or {FEWER_TOKENS}."
     return f"Keep actor_rollout_ref.model.enable_gradient_checkpointing=True, and {FEWER_TOKENS}."
 
 

@@ -15,10 +15,13 @@ from verl.sdpo.doctor.model import Model
 
 FLOAT32 = 4
 BFLOAT16 = 2
-# Float32 tensors of N x V that are alive at once where no head by chunks is possible, as torch.profiler counts them.
+# Float32 tensors of so many tokens x V that are alive at once, as torch.profiler counts them. Of all tokens, for an
+# objective that reads a part of the vocabulary, or all of it:
 EAGER_COPIES = 5
-MIXED_COPIES = 4
 WHOLE_VOCABULARY_COPIES = 11
+# Of a chunk, where distributions are compared, and where two models are mixed.
+COMPARED_COPIES = 12
+MIXED_COPIES = 3
 
 
 class Rows(NamedTuple):
@@ -125,8 +128,30 @@ def chunked_head(model: Model, batch: MicroBatch, *, chunk_tokens: int, is_train
     float32, in its backward pass the gradient of its weight in both types."""
     logits = min(batch.responses, chunk_tokens) * model.vocabulary
     copy = batch.itemsize if batch.itemsize < FLOAT32 else 0
-    gradient = (FLOAT32 + copy) * model.vocabulary * model.hidden if is_trained else 0
-    return (FLOAT32 + copy) * logits + max(FLOAT32 * logits, gradient)
+    return (FLOAT32 + copy) * logits + max(FLOAT32 * logits, is_trained * _gradient_of_head(model, batch))
+
+
+def compared_distributions(model: Model, batch: MicroBatch, *, chunk_tokens: int, kept: int, is_trained: bool) -> int:
+    """`ComparingHead`'s tensors of a chunk, and the weights of `kept` heads, which FSDP frees (`Projection`)."""
+    logits = min(batch.responses, chunk_tokens) * model.vocabulary
+    of_heads = kept * _head(model, batch) + is_trained * _gradient_of_head(model, batch)
+    return COMPARED_COPIES * FLOAT32 * logits + of_heads
+
+
+def mixed_logits(model: Model, batch: MicroBatch, *, chunk_tokens: int, kept: int) -> int:
+    """The same of two models whose logits are mixed, without gradient."""
+    logits = min(batch.responses, chunk_tokens) * model.vocabulary
+    return MIXED_COPIES * FLOAT32 * logits + kept * _head(model, batch)
+
+
+def _head(model: Model, batch: MicroBatch) -> int:
+    return batch.itemsize * model.vocabulary * model.hidden
+
+
+def _gradient_of_head(model: Model, batch: MicroBatch) -> int:
+    """In float32, and as computed where that is narrower."""
+    copy = batch.itemsize if batch.itemsize < FLOAT32 else 0
+    return (FLOAT32 + copy) * model.vocabulary * model.hidden
 
 
 def all_logits(model: Model, batch: MicroBatch, copies: int) -> int:

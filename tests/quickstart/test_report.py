@@ -52,3 +52,14 @@ def test_the_plot_is_an_image_of_the_kind_that_its_name_says(run, tmp_path, name
 def test_a_run_that_measured_nothing_is_named(tmp_path):
     with pytest.raises(ValueError, match=str(tmp_path)):
         report([Run(tmp_path)], tmp_path / "accuracy.png")
+
+
+def test_a_run_without_validation_is_reported(run, tmp_path):
+    """As benchmarks/quickstart.py makes them."""
+    run.metrics_file.write_text(json.dumps(LOGGED[1]) + "\n")
+    report([run], tmp_path / "accuracy.png")
+    assert (tmp_path / "accuracy.png").exists()
+    assert [cell.strip() for cell in table([run]).splitlines()[-1].strip("| ").split("|")] == [
+        "renamed-key, SDPO, seed 7",
+        "50",
+    ]

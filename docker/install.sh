@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The steps of Dockerfile.gh200, which also work by hand on top of any Python that has torch and vLLM:
-#   bash docker/install.sh install VENV    makes VENV, which sees that Python's packages, and installs into it
+# The steps of the Dockerfiles, which also work by hand:
+#   bash docker/install.sh install VENV        makes VENV on top of a Python that has torch and vLLM, and installs the rest
+#   bash docker/install.sh install-all VENV    makes VENV on top of nothing: torch, vLLM and, compiled, flash attention
 #   bash docker/install.sh check VENV [arguments of verl.sdpo.doctor]
 # PYTHON=... chooses the interpreter, python3 by default.
 set -euo pipefail
@@ -13,8 +14,23 @@ install() { # VENV
     unset PIP_CONSTRAINT
     # Without pip: Debian's Python cannot install it, and the one of the image serves.
     "${PYTHON:-python3}" -m venv --system-site-packages --without-pip "$1"
-    "$1/bin/python" -m pip install --no-cache-dir --no-deps --requirement "$repo/requirements-gh200.txt"
-    "$1/bin/python" -m pip install --no-cache-dir --no-deps --no-build-isolation --editable "$repo"
+    into "$1" --requirement "$repo/requirements-gh200.txt"
+    finish "$1"
+}
+
+install_all() { # VENV
+    "${PYTHON:-python3}" -m venv "$1"
+    into "$1" --requirement "$repo/requirements-full.txt"
+    into "$1" --no-build-isolation --requirement "$repo/requirements-cuda.txt"
+    finish "$1"
+}
+
+into() { # VENV ARGUMENTS...
+    "$1/bin/python" -m pip install --no-cache-dir --no-deps "${@:2}"
+}
+
+finish() { # VENV
+    into "$1" --no-build-isolation --editable "$repo"
     # Containers often run as another user than the one that built them.
     chmod -R a+rX "$1" "$repo"
 }
@@ -29,9 +45,10 @@ check() { # VENV ARGUMENTS...
 
 case ${1:-} in
 install) install "$2" ;;
+install-all) install_all "$2" ;;
 check) check "${@:2}" ;;
 *)
-    echo "Usage: bash docker/install.sh install VENV, or check VENV [arguments]; got: ${*:-nothing}" >&2
+    echo "Usage: bash docker/install.sh install VENV, install-all VENV, or check VENV [arguments]; got: ${*:-nothing}" >&2
     exit 2
     ;;
 esac

@@ -1,4 +1,4 @@
-"""Dockerfile.gh200 cannot be built without its base image; its text is linted and its check is run here.
+"""Images cannot be built without their base images; the Dockerfiles are linted and their check is run here.
 
 The commands of docs/installation.md that build and start it run with stand-ins for podman and enroot.
 """
@@ -9,8 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 REPOSITORY = Path(__file__).parents[1]
-DOCKERFILE = REPOSITORY / "Dockerfile.gh200"
+DOCKERFILES = [REPOSITORY / f"Dockerfile.{machine}" for machine in ("gh200", "x86_64")]
 
 
 def hadolint(path: Path) -> subprocess.CompletedProcess:
@@ -28,14 +30,15 @@ def install_sh(*arguments: str, **environment: str) -> subprocess.CompletedProce
     )
 
 
-def test_dockerfile_is_clean():
-    run = hadolint(DOCKERFILE)
+@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.name)
+def test_dockerfile_is_clean(dockerfile):
+    run = hadolint(dockerfile)
     assert run.returncode == 0, run.stdout
 
 
 def test_the_linter_would_complain(tmp_path):
     worse = tmp_path / "Dockerfile"
-    worse.write_text(DOCKERFILE.read_text() + "RUN cd /tmp && pip install numpy\n")
+    worse.write_text(DOCKERFILES[0].read_text() + "RUN cd /tmp && pip install numpy\n")
     run = hadolint(worse)
     assert run.returncode == 1
     assert {"DL3003", "DL3013"} <= set(run.stdout.split())
@@ -44,7 +47,8 @@ def test_the_linter_would_complain(tmp_path):
 def test_what_the_image_needs_is_not_ignored():
     """`.dockerignore` lets nothing through but what it names; this package is installed from that."""
     allowed = {line[1:] for line in (REPOSITORY / ".dockerignore").read_text().splitlines() if line.startswith("!")}
-    needed = {"docker", "verl", "setup.py", "pyproject.toml", "README.md", "LICENSE", "requirements-gh200.txt"}
+    needed = {"docker", "verl", "setup.py", "pyproject.toml", "README.md", "LICENSE"}
+    needed |= {f"requirements-{name}.txt" for name in ("gh200", "full", "cuda")}
     assert needed <= allowed
     assert all((REPOSITORY / name).exists() for name in allowed)
 
@@ -100,11 +104,13 @@ def test_container_commands_agree_with_one_another_and_with_the_repository(tmp_p
         ["bash", "-eu", "-c", "\n".join(blocks)], cwd=REPOSITORY, env=environment, capture_output=True, text=True
     )
     assert (run.returncode, run.stderr) == (0, "")
-    build, imported, podman, create, start = run.stdout.splitlines()
+    build, other, imported, podman, create, start = run.stdout.splitlines()
     assert build == "podman build --file Dockerfile.gh200 --tag sdpo:gh200 ."
+    assert other == "podman build --file Dockerfile.x86_64 --tag sdpo:x86_64 ."
     assert imported == "enroot import --output sdpo-gh200.sqsh podman://sdpo:gh200"
     assert create == "enroot create --name sdpo sdpo-gh200.sqsh"
-    assert "COPY . /app/sdpo\n" in DOCKERFILE.read_text()
+    for dockerfile in DOCKERFILES:
+        assert "COPY . /app/sdpo\n" in dockerfile.read_text()
     for command, mount in ((podman, "--volume"), (start, "--mount")):
         assert f"{mount} {REPOSITORY}:/app/sdpo {mount} {REPOSITORY}:{REPOSITORY}" in command
         assert f"{mount} /scratch/me:/scratch/me" in command

@@ -181,7 +181,11 @@ def test_differences_pair_seeds_and_questions(tmp_path):
         (folder / "heldout").mkdir(parents=True)
         (folder / "run.json").write_text('{"task": "renamed-key"}')
         (folder / "metrics.jsonl").write_text(json.dumps({"step": 4, "data": {HELDOUT: 0.5}}) + "\n")
-        rows = [json.dumps({"input": prompt, "acc": acc}) for prompt, acc in answers.items()]
+        # A line separator that a model wrote is none of the file's.
+        rows = [
+            json.dumps({"input": prompt, "acc": acc, "output": "\u2028"}, ensure_ascii=False)
+            for prompt, acc in answers.items()
+        ]
         (folder / "heldout" / "4.jsonl").write_text("\n".join(rows) + "\n")
         return Run(folder)
 

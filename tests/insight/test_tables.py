@@ -10,7 +10,7 @@ from tests.insight.synthetic import make_run
 from verl.sdpo.insight import tables
 from verl.sdpo.insight.curves import PANELS, band, figures, rolling
 from verl.sdpo.insight.findings import findings, spans
-from verl.sdpo.insight.runs import Run, methods
+from verl.sdpo.insight.runs import Run, methods, read_samples
 from verl.sdpo.insight.samples import pack
 from verl.sdpo.insight.text import bars, text_report
 
@@ -145,3 +145,10 @@ def test_every_panel_that_has_data_is_drawn(tmp_path):
     made = figures(methods([Run(make_run(tmp_path / "run", steps=2))]))
     assert {figure["title"] for figure in made} < {panel.title for panel in PANELS}
     assert all(trace["y"] for figure in made for trace in figure["data"])
+
+
+def test_a_response_may_hold_any_separator(tmp_path):
+    """verl writes text as it is: a line separator of Unicode ends no line of the file."""
+    entry = {"step": 3, "uid": "u7_2_0", "input": "q", "score": 1.0, "output": "a\u2028b\x85c\x1cd"}
+    (tmp_path / "3.jsonl").write_text(2 * (json.dumps(entry, ensure_ascii=False) + "\n"))
+    assert [sample["response"] for sample in read_samples(tmp_path / "3.jsonl")] == 2 * [entry["output"]]

@@ -25,6 +25,7 @@ MAY_DIFFER = """
     data.val_*  data.validation_shuffle  *.val_kwargs.*  *.hidden_file
     ray_kwargs.*  transfer_queue.*  skip.*  *.nccl_timeout  *num_workers  *overlong_prompts_workers  *.n_gpus_per_node
     *micro_batch_size*  *max_token_len_per_gpu  *use_dynamic_bsz  *.use_torch_compile  *sandbox*  *._target_
+    *.override_optimizer_config.fused  *.override_optimizer_config.foreach
     *.param_offload  *.optimizer_offload  *.offload_policy  *.reshard_after_forward  *.forward_prefetch
     *.use_shm  *.enable_gradient_checkpointing  *.enable_activation_offload  *.checkpoint.*
     *.rollout.checkpoint_engine.*  *.rollout.gpu_memory_utilization  *.rollout.*_parallel_size

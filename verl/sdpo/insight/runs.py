@@ -195,5 +195,6 @@ def _steps(folder: Path, suffix: str) -> dict[int, Path]:
 
 def _json_lines(file: Path) -> Iterable[dict[str, Any]]:
     """The complete lines: the last may still be in the making."""
-    complete, _, _ = file.read_text().rpartition("\n")
+    # Bytes: verl writes responses as they are, and text has other line separators that a model may write.
+    complete, _, _ = file.read_bytes().rpartition(b"\n")
     return map(json.loads, complete.splitlines())

@@ -1,6 +1,6 @@
 """Memory and time of one update's language-model heads: student forward and backward, teacher forward, loss.
 
-    python -m benchmarks.head [--json FILE]
+    python -m benchmarks.head [--variants lean eager lean-all eager-all] [--json FILE]
 
 Variants: lean (`ChunkedHead`), eager (`EagerHead`), both at response positions; lean-all and eager-all, where all of
 the vocabulary is compared; authors (the eager head at every place of the row, prompt included, as in their code);
@@ -110,10 +110,11 @@ def table(rows: list[dict]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="write the rows to this file too")
-    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS[:4])
+    parser.add_argument("--repeats", type=int, default=1)
     args = parser.parse_args()
     shape = Shape()
-    rows = [best_of(variant, dtype, shape, args.repeats) for dtype in DTYPES for variant in VARIANTS]
+    rows = [best_of(variant, dtype, shape, args.repeats) for dtype in DTYPES for variant in args.variants]
     print(f"{shape}, {torch.get_num_threads()} threads\n\n{table(rows)}")
     if args.json:
         args.json.write_text(json.dumps(rows, indent=1))

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The steps of the Dockerfiles, which also work by hand:
 #   bash docker/install.sh install VENV        makes VENV on top of a Python that has torch and vLLM, and installs the rest
-#   bash docker/install.sh install-all VENV    makes VENV on top of nothing: torch, vLLM and, compiled, flash attention
+#   bash docker/install.sh dependencies VENV   makes VENV on top of nothing: torch, vLLM and, compiled, flash attention
+#   bash docker/install.sh finish VENV         installs this repository into such a VENV
 #   bash docker/install.sh check VENV [arguments of verl.sdpo.doctor]
 # PYTHON=... chooses the interpreter, python3 by default.
 set -euo pipefail
@@ -18,11 +19,12 @@ install() { # VENV
     finish "$1"
 }
 
-install_all() { # VENV
+dependencies() { # VENV
     "${PYTHON:-python3}" -m venv "$1"
     into "$1" --requirement "$repo/requirements-full.txt"
+    # What the setup.py of flash attention imports.
+    into "$1" wheel==0.48.0
     into "$1" --no-build-isolation --requirement "$repo/requirements-cuda.txt"
-    finish "$1"
 }
 
 into() { # VENV ARGUMENTS...
@@ -45,10 +47,11 @@ check() { # VENV ARGUMENTS...
 
 case ${1:-} in
 install) install "$2" ;;
-install-all) install_all "$2" ;;
+dependencies) dependencies "$2" ;;
+finish) finish "$2" ;;
 check) check "${@:2}" ;;
 *)
-    echo "Usage: bash docker/install.sh install VENV, install-all VENV, or check VENV [arguments]; got: ${*:-nothing}" >&2
+    echo "Usage: bash docker/install.sh install VENV, dependencies VENV, finish VENV, or check VENV [arguments]; got: ${*:-nothing}" >&2
     exit 2
     ;;
 esac

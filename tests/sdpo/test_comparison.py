@@ -1,6 +1,8 @@
 """Whole distributions, compared by chunks, against the same with all logits at once. Shapes as in comparison.py."""
 
+import weakref
 from functools import partial
+from itertools import accumulate
 
 import pytest
 import torch
@@ -129,9 +131,14 @@ def test_a_projection_survives_its_model():
     torch.testing.assert_close(taken(slice(1, 3)), expected[1:], rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("chunks", [2, 6])
-def test_memory_does_not_grow_with_the_tokens(chunks):
-    """No (N, V) tensor: the largest allocation is one chunk's."""
+def test_memory_does_not_grow_with_the_tokens():
+    """Of four more chunks no logits stay: what is alive at once grows by less than a tenth of one chunk's."""
+    few, many = peak_of(2), peak_of(6)
+    assert many - few < 128 * 4001 * 8 / 10 < few
+
+
+def peak_of(chunks: int) -> int:
+    """The most bytes that are alive at once in forward and backward passes, beyond what was there before."""
     size, vocabulary = 128 * chunks, 4001
     hidden, linear = random_logits(size, D, seed=78).requires_grad_(), embedding(vocabulary=vocabulary)
     teacher = Projection.taken(random_logits(size, D, seed=79), linear)
@@ -139,4 +146,17 @@ def test_memory_does_not_grow_with_the_tokens(chunks):
         student, found = found_comparison(OBJECTIVES["jsd"], hidden, linear, teacher, torch.ones(size) > 0)
         gradients_of(student, found, hidden, linear, has_entropy=False)
     events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
-    assert max(event.nbytes() for event in events) <= 128 * vocabulary * 8
+    return max(accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())))
+
+
+def test_the_teacher_is_freed_after_the_backward_pass():
+    """As what is saved for it: verl keeps a loss until the next micro-batch."""
+    hidden, linear = random_logits(200, D, seed=80).requires_grad_(), embedding()
+    teacher = teacher_of(200, bias=False)
+    weight = weakref.ref(teacher.weight_VD)
+    student, found = found_comparison(OBJECTIVES["jsd"], hidden, linear, teacher, torch.ones(200) > 0)
+    del teacher
+    assert weight() is not None
+    loss = found.losses.sum() + student.log_probs.sum()
+    loss.backward()
+    assert weight() is None

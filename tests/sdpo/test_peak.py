@@ -131,5 +131,4 @@ def test_estimate_is_what_the_profiler_counts(groups, tmp_path, record_property,
         options={"compute": shape.compute, "gradient_checkpointing": shape.checkpointing},
     )
     record_property("estimate of measured", update.peak / measured)
-    print("RATIO", name, update.peak, measured, update.passes)
     assert update.peak == pytest.approx(measured, rel=0.15), update

@@ -6,7 +6,7 @@ vocabulary.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 
 import torch
@@ -62,7 +62,7 @@ class _ChunkedComparison(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, hidden_ND, weight_VD, bias_V, comparing: ComparingHead, form: list):
-        ctx.comparing, ctx.compared = comparing, comparing.compared_of_chunks()
+        ctx.compared = comparing.compared_of_chunks()
         logits = ChunkLogits(hidden_ND, weight_VD, bias_V, comparing.head.temperature, size=comparing.size)
         parts = [
             comparing.of(z_CV, chunk, compared) for (chunk, z_CV), compared in zip(logits, ctx.compared, strict=True)
@@ -71,16 +71,25 @@ class _ChunkedComparison(torch.autograd.Function):
         leaves, ctx.form = tree_flatten(whole)
         form.append(ctx.form)
         ctx.dtype = logits.dtype
-        ctx.save_for_backward(hidden_ND, weight_VD, bias_V)
+        # The backward pass reads no `best`. The teacher's tensors are saved as the student's are, to be freed after it.
+        ctx.heads = [replace(head, best=0) for head in (comparing.head, comparing.teacher_head)]
+        ctx.rest = comparing.is_compared, comparing.compare
+        teacher, ctx.form_of_teacher = tree_flatten(comparing.teacher)
+        ctx.of_teacher = [None if isinstance(leaf, torch.Tensor) else leaf for leaf in teacher]
+        tensors = (leaf if isinstance(leaf, torch.Tensor) else None for leaf in teacher)
+        ctx.save_for_backward(hidden_ND, weight_VD, bias_V, *tensors)
         with_gradient = {id(leaf) for leaf in _with_gradient(whole, comparing.head)}
         ctx.mark_non_differentiable(*(leaf for leaf in leaves if leaf is not None and id(leaf) not in with_gradient))
         return tuple(leaves)
 
     @staticmethod
     def backward(ctx, *grads):
-        comparing = ctx.comparing
-        head, given = comparing.head, tree_unflatten(grads, ctx.form)
-        logits = ChunkLogits(*ctx.saved_tensors, head.temperature, ctx.dtype, comparing.size)
+        projection, tensors = ctx.saved_tensors[:3], ctx.saved_tensors[3:]
+        leaves = [other if tensor is None else tensor for tensor, other in zip(tensors, ctx.of_teacher, strict=True)]
+        head, teacher_head = ctx.heads
+        comparing = ComparingHead(head, teacher_head, tree_unflatten(leaves, ctx.form_of_teacher), *ctx.rest)
+        given = tree_unflatten(grads, ctx.form)
+        logits = ChunkLogits(*projection, head.temperature, ctx.dtype, comparing.size)
         compared = iter(ctx.compared)
 
         def gradient(chunk: slice, z_CV: torch.Tensor) -> torch.Tensor:

@@ -62,6 +62,7 @@ class TokenStatistics(NamedTuple):
 
     def at(self, chosen: torch.Tensor) -> "TokenStatistics":
         """Those of the positions where `chosen`, (N,) bool, is true."""
+        chosen = chosen.nonzero().squeeze(-1)
         return TokenStatistics(*(None if values is None else values[chosen] for values in self))
 
 

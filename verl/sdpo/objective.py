@@ -207,7 +207,11 @@ class Objective:
     def compare(
         self, student: TokenStatistics, teacher: TokenStatistics, tokens: Tokens
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Loss per token, (N,), and what to report of every token, (N,) each: `kl`, the reverse KL, and others."""
+        """Loss per token, (N,), and what to report of every token, (N,) each: `kl`, the reverse KL, and others.
+
+        Where it reads the whole vocabulary it is called with some tokens at a time, and must not read `tokens`, which
+        has all.
+        """
         raise NotImplementedError
 
     def weigh(self, student: TokenStatistics, teacher: TokenStatistics, tokens: Tokens) -> torch.Tensor | float:

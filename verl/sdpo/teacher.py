@@ -6,7 +6,7 @@ Table 4.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, cast
+from typing import Any, ClassVar, NamedTuple, Protocol, cast
 
 import torch
 
@@ -88,7 +88,7 @@ class Teacher:
         return self.model.run(rows, wanted_BT, head)
 
     def logits(self, rows: Rows, wanted_BT: torch.Tensor) -> Logits:
-        """For an objective that reads whole distributions, of some tokens at a time; collective."""
+        """What `statistics` reads, for an objective that compares the whole vocabulary by chunks; collective."""
         return self.model.run(rows, wanted_BT, Projection.taken)
 
     def after_optimizer_step(self) -> None:
@@ -180,8 +180,7 @@ class Refresh(Teacher):
         return self.weights.follow(1.0)
 
 
-@dataclass(frozen=True)
-class MixedInLogSpace:
+class MixedInLogSpace(NamedTuple):
     """Logits of p_ref^(1-rate) * p_student^rate, normalised: the trust region's solution (Eq. 10)."""
 
     reference: Logits

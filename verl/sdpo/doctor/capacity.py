@@ -30,6 +30,8 @@ from verl.sdpo.head import CHUNK_TOKENS, CHUNK_TOKENS_ON_ACCELERATOR, COMPARED_T
 
 GIB = 2**30
 ALL_LOGITS = "all logits at once"
+COMPARISON = "the comparison of distributions"
+MIX = "the mix of two models"
 # verl's processes without the model: the quickstart's measured peak, 12.3 to 13.0 GiB, less the 4.4 counted here.
 CPU_PROCESSES = 17 * GIB // 2
 # Above this share of a GPU the parts that the estimate leaves out may not fit.
@@ -96,12 +98,11 @@ def micro_batch(config: Mapping) -> MicroBatch:
     most_of_a_group = rollout["n"] if actor["use_dynamic_bsz"] else min(count, rollout["n"])
 
     def rows(prompts: int, prompt: int, most: int) -> Rows:
-        tokens = most if actor["use_dynamic_bsz"] else prompts * prompt + count * response
-        line = tokens if model["use_remove_padding"] else prompt + response
-        if shares:
-            line = min(tokens, prompt + most_of_a_group * response)
+        line = prompt + (most_of_a_group if shares else 1) * response
+        tokens = most if actor["use_dynamic_bsz"] else prompts * line
+        width = tokens if model["use_remove_padding"] and not shares else min(tokens, line)
         has_mask = attention == "sdpa" and (shares or count > 1 or actor["use_dynamic_bsz"])
-        return Rows(tokens, tokens * line * has_mask)
+        return Rows(tokens, tokens * width * has_mask)
 
     groups = math.ceil(count / rollout["n"]) if shares else count
     # A dynamic one counts student and teacher, whose row is the longer of a sample.
@@ -127,11 +128,11 @@ def _head(config: Mapping, model: Model, batch: MicroBatch) -> Iterator[Moment]:
     if reads_all:
         chunk_tokens = min(chunk_tokens, COMPARED_TOKENS_ON_ACCELERATOR)
         needed = compared_distributions(model, batch, chunk_tokens=chunk_tokens, kept=kept, is_trained=is_trained)
-        yield Moment("the comparison of distributions", needed)
+        yield Moment(COMPARISON, needed)
         return
     yield Moment("the head", chunked_head(model, batch, chunk_tokens=chunk_tokens, is_trained=is_trained))
     if block.teacher_kind.mixes_logits:
-        yield Moment("the mix of two models", mixed_logits(model, batch, chunk_tokens=chunk_tokens, kept=kept))
+        yield Moment(MIX, mixed_logits(model, batch, chunk_tokens=chunk_tokens, kept=kept))
 
 
 def _passes(config: Mapping, model: Model) -> Passes:

@@ -10,7 +10,9 @@ from verl.sdpo import on_cpu
 from verl.sdpo.checks import BLOCK
 from verl.sdpo.doctor.capacity import (
     ALL_LOGITS,
+    COMPARISON,
     GIB,
+    MIX,
     TIGHT,
     Need,
     checkpoints_on_disk,
@@ -83,8 +85,13 @@ def advice(update: Update) -> str:
             "Use more GPUs, train an adapter (actor_rollout_ref.model.lora_rank=32), with FSDP2 set "
             f"actor_rollout_ref.actor.fsdp_config.offload_policy=True, or {FEWER_TOKENS}."
         )
-    if update.passes.worst.name == ALL_LOGITS:
+    worst = update.passes.worst.name
+    if worst == ALL_LOGITS:
         return f"Take {BLOCK}.head=chunked, or {FEWER_TOKENS}."
+    if worst == COMPARISON:
+        return f"Set {BLOCK}.distillation_topk, which compares a part of the vocabulary, or {FEWER_TOKENS}."
+    if worst == MIX:
+        return f"Take another {BLOCK}.teacher_regularization than the trust region, or {FEWER_TOKENS}."
     return f"Keep actor_rollout_ref.model.enable_gradient_checkpointing=True, and {FEWER_TOKENS}."
 
 

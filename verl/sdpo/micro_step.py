@@ -139,9 +139,7 @@ def micro_step(
         old_topk_log_probs=batch.old_topk_log_probs,
     )
     compare = partial(objective.compare, tokens=tokens)
-    by_chunks = objective.outcomes.all and head.by_chunks
-    score = _whole_distributions if by_chunks else _statistics
-    ours, comparison = score(batch, student, teacher, head, compare, wanted_BT, distilled_BT, teaches)
+    ours, comparison = _compare(batch, student, teacher, head, compare, wanted_BT, distilled_BT, teaches)
     # Attached to the graph: the backward pass of a micro-batch without targets has collectives too.
     loss = ours.log_probs.sum() * 0.0
     metrics: dict[str, torch.Tensor] = {}
@@ -159,7 +157,7 @@ def micro_step(
     return loss, metrics
 
 
-def _statistics(
+def _compare(
     batch: MicroBatch,
     student: Model,
     teacher: Teacher,
@@ -170,41 +168,22 @@ def _statistics(
     teaches: bool,
 ) -> tuple[TokenStatistics, Comparison | None]:
     """The student's statistics at wanted tokens, and their comparison with the teacher's at distilled ones."""
-    ours = student.run(*batch.student_rows.only(wanted_BT), head)
-    if not teaches:
-        return ours, None
-    compared = ours.at(distilled_BT[wanted_BT]) if wanted_BT is not distilled_BT else ours
-    with torch.no_grad():
-        at_teacher = _of_teacher(replace(head, topk_indices=compared.topk_indices), batch, distilled_BT)
-        theirs = teacher.statistics(*batch.teacher_rows.only(distilled_BT), at_teacher)
-    return ours, Comparison(compared, theirs, *compare(compared, theirs))
-
-
-def _whole_distributions(
-    batch: MicroBatch,
-    student: Model,
-    teacher: Teacher,
-    head: EagerHead,
-    compare: Compare,
-    wanted_BT: torch.Tensor,
-    distilled_BT: torch.Tensor,
-    teaches: bool,
-) -> tuple[TokenStatistics, Comparison | None]:
-    """The same of an objective that reads all of the vocabulary: the teacher runs first, and its distributions meet the
-    student's at the student's head, some tokens at a time.
-    """
     rows, rows_wanted_BT = batch.student_rows.only(wanted_BT)
     if not teaches:
         return student.run(rows, rows_wanted_BT, replace(head, outcomes=SAMPLED_TOKEN)), None
+    distilled_N, theirs_wanted = distilled_BT[wanted_BT], batch.teacher_rows.only(distilled_BT)
+    at_teacher = replace(head, token_ids=batch.token_ids[distilled_BT], entropy_has_gradient=False)
+    if head.outcomes.all and head.by_chunks:
+        # The teacher runs first: whole distributions meet at the student's head, some tokens at a time.
+        with torch.no_grad():
+            logits = teacher.logits(*theirs_wanted)
+        comparison = student.run(rows, rows_wanted_BT, ComparingHead(head, at_teacher, logits, distilled_N, compare))
+        return comparison.student, comparison._replace(student=comparison.student.at(distilled_N))
+    ours = student.run(rows, rows_wanted_BT, head)
+    compared = ours if wanted_BT is distilled_BT else ours.at(distilled_N)
     with torch.no_grad():
-        logits = teacher.logits(*batch.teacher_rows.only(distilled_BT))
-    at_teacher, distilled_N = _of_teacher(head, batch, distilled_BT), distilled_BT[wanted_BT]
-    comparison = student.run(rows, rows_wanted_BT, ComparingHead(head, at_teacher, logits, distilled_N, compare))
-    return comparison.student, comparison._replace(student=comparison.student.at(distilled_N))
-
-
-def _of_teacher(head: EagerHead, batch: MicroBatch, distilled_BT: torch.Tensor) -> EagerHead:
-    return replace(head, token_ids=batch.token_ids[distilled_BT], entropy_has_gradient=False)
+        theirs = teacher.statistics(*theirs_wanted, replace(at_teacher, topk_indices=compared.topk_indices))
+    return ours, Comparison(compared, theirs, *compare(compared, theirs))
 
 
 def _distill(

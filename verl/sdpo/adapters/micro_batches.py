@@ -6,7 +6,6 @@ the loop is verl's, and the split is made where targets, teacher rows and shared
 Shapes: `B` rows of this rank's batch, `K` micro-batches.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -113,7 +112,7 @@ class Reading:
         read = [row for row in rows if self.rows[row]]
         if not (self.shares_prefixes and read):
             return sum(self.prompt_lens[row] + self.response_lens[row] for row in read)
-        in_line = Counter({self.prompts[row]: self.prompt_lens[row] for row in read})
+        in_line = {self.prompts[row]: self.prompt_lens[row] for row in read}
         for row in read:
             in_line[self.prompts[row]] += self.response_lens[row]
         _, lines, length = line_starts(list(in_line.values()))
@@ -131,7 +130,6 @@ class Packing:
         """Of the student, and of the teacher where it reads at all."""
         if not forward_only:
             self.readings.append(Reading.of(data, "teacher_input_ids", self.targets, shares_prefixes))
-        self.shares_prefixes = shares_prefixes
         self.rows = list(range(len(data)))
         self.prompts = self.readings[0].prompts
         if shares_prefixes:
@@ -165,7 +163,7 @@ class Packing:
         rows = [row for row in self.rows if is_read is None or is_read[row]]
         groups = [list(group) for _, group in groupby(rows, key=self.prompts.__getitem__)]
         units = [unit for group in groups for unit in self._next_fit([[row] for row in group])]
-        if self.shares_prefixes:
+        if self.readings[0].shares_prefixes:
             # Lines of like lengths have little padding, which no sum over units knows.
             return self._next_fit(sorted(units, key=self.tokens, reverse=True))
         if not self.is_dynamic:

@@ -18,7 +18,9 @@ CHUNK_TOKENS = 128
 CHUNK_TOKENS_ON_ACCELERATOR = 1024
 # Where whole distributions are compared, which takes ten times the memory of a chunk's logits.
 COMPARED_TOKENS_ON_ACCELERATOR = 256
-# Rows of the output embedding whose gradient is added at once where it is kept in another dtype.
+# Where products come in a narrow dtype and are added in a wide one, which takes as long as they do: tokens of a
+# product, and rows of the output embedding whose gradient is added at once.
+PRODUCT_TOKENS = 512
 VOCABULARY_PART = 16384
 
 
@@ -286,13 +288,16 @@ class ChunkLogits:
         self.bias = None if bias_V is None else bias_V.to(self.dtype)
         self.hidden, self.temperature = hidden_ND, temperature
         self.projection = Projection(hidden_ND, weight_VD, bias_V)
-        self.size = size or chunk_tokens(hidden_ND.device)
+        self.size = self._beside = size or chunk_tokens(hidden_ND.device)
         self._buffers: dict[str, torch.Tensor] = {}
 
     def __iter__(self) -> Iterator[tuple[slice, torch.Tensor]]:
+        rows = min(self._beside, len(self.hidden))
         for chunk in chunks(len(self.hidden), self.size):
             hidden = self.hidden[chunk].to(self.dtype)
-            logits = torch.mm(hidden, self.weight.T, out=self._buffer("logits", len(hidden), self.dtype))
+            start = chunk.start % self._beside
+            logits = self._buffer("logits", rows, self.dtype)[start : start + len(hidden)]
+            torch.mm(hidden, self.weight.T, out=logits)
             if self.bias is not None:
                 logits += self.bias
             if self.dtype != self.wide:
@@ -311,24 +316,36 @@ class ChunkLogits:
         """Of hidden states, weight and bias, in their own dtypes; sums over chunks in the wide one."""
         hidden_ND, weight_VD, bias_V = self.projection
         grad_hidden = torch.empty_like(hidden_ND)
-        grad_weight = torch.zeros_like(weight_VD, dtype=self.wide) if of_weight else None
+        grad_weight = torch.empty_like(weight_VD, dtype=self.wide) if of_weight else None
         grad_bias = torch.zeros_like(bias_V, dtype=self.wide) if bias_V is not None else None
+        if self.dtype != self.wide:
+            # The gradients of several chunks, each over its logits, to be multiplied at once.
+            self._beside = max(PRODUCT_TOKENS // self.size, 1) * self.size
+        start = 0
         for chunk, z_CV in self:
             z_CV = of_logits(chunk, z_CV)
             if self.temperature != 1.0:
                 z_CV /= self.temperature
             if grad_bias is not None:
                 grad_bias += z_CV.sum(0)
-            narrow = z_CV if self.dtype == self.wide else self._buffer("logits", len(z_CV), self.dtype).copy_(z_CV)
-            grad_hidden[chunk] = narrow @ self.weight
-            if grad_weight is not None:
-                _accumulate(grad_weight, narrow, hidden_ND[chunk].to(self.dtype))
+            end = chunk.start + len(z_CV)
+            grads = z_CV
+            if self.dtype != self.wide:
+                grads = self._buffer("logits", end - start, self.dtype)
+                grads[chunk.start - start :] = z_CV
+            if end - start == self._beside or end == len(hidden_ND):
+                tokens = slice(start, end)
+                grad_hidden[tokens] = grads @ self.weight
+                if grad_weight is not None:
+                    _accumulate(grad_weight, grads, hidden_ND[tokens].to(self.dtype), is_first=start == 0)
+                start = end
         grad_weight = None if grad_weight is None else grad_weight.to(weight_VD.dtype)
         return grad_hidden, grad_weight, None if bias_V is None or grad_bias is None else grad_bias.to(bias_V.dtype)
 
     def _buffer(self, name: str, rows: int, dtype: torch.dtype) -> torch.Tensor:
+        """Of the first call's rows; later ones ask for no more."""
         if name not in self._buffers:
-            self._buffers[name] = self.hidden.new_empty(min(self.size, len(self.hidden)), len(self.weight), dtype=dtype)
+            self._buffers[name] = self.hidden.new_empty(rows, len(self.weight), dtype=dtype)
         return self._buffers[name][:rows]
 
 
@@ -340,15 +357,21 @@ def _compute_dtype(hidden: torch.Tensor) -> torch.dtype:
     return hidden.dtype
 
 
-def _accumulate(grad_weight_VD: torch.Tensor, grad_logits_CV: torch.Tensor, hidden_CD: torch.Tensor) -> None:
-    """grad_weight += grad_logits^T hidden, in the wide dtype."""
+def _accumulate(
+    grad_weight_VD: torch.Tensor, grad_logits_CV: torch.Tensor, hidden_CD: torch.Tensor, *, is_first: bool
+) -> None:
+    """grad_weight += grad_logits^T hidden, in the wide dtype; the first product is written over what is there."""
     if grad_weight_VD.dtype == hidden_CD.dtype:
-        grad_weight_VD.addmm_(grad_logits_CV.T, hidden_CD)
+        grad_weight_VD.addmm_(grad_logits_CV.T, hidden_CD, beta=0 if is_first else 1)
         return
     # The product comes in the narrow one: by parts, so that there is no second tensor of the weight's size.
     parts = zip(grad_weight_VD.split(VOCABULARY_PART), grad_logits_CV.split(VOCABULARY_PART, dim=1), strict=True)
     for grad_part, logits_part in parts:
-        grad_part += logits_part.T @ hidden_CD
+        product = logits_part.T @ hidden_CD
+        if is_first:
+            grad_part.copy_(product)
+        else:
+            grad_part += product
 
 
 HEADS: Mapping[str, type[EagerHead]] = {"chunked": ChunkedHead, "eager": EagerHead}

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from verl.sdpo.doctor.model import Model
+from verl.sdpo.head import PRODUCT_TOKENS
 
 FLOAT32 = 4
 BFLOAT16 = 2
@@ -124,11 +125,14 @@ def teacher_forward(model: Model, batch: MicroBatch) -> int:
 
 
 def chunked_head(model: Model, batch: MicroBatch, *, chunk_tokens: int, is_trained: bool) -> int:
-    """`ChunkedHead`'s buffers for a chunk of logits, as computed and in float32; besides in its forward pass another in
-    float32, in its backward pass the gradient of its weight in both types."""
+    """`ChunkedHead`'s buffers: a chunk of logits in float32, besides in its forward pass another, in its backward pass
+    the gradient of its weight; and in a narrower type the same logits, in the backward pass those of a product."""
     logits = min(batch.responses, chunk_tokens) * model.vocabulary
+    of_product = min(batch.responses, max(chunk_tokens, PRODUCT_TOKENS)) * model.vocabulary
     copy = batch.itemsize if batch.itemsize < FLOAT32 else 0
-    return (FLOAT32 + copy) * logits + max(FLOAT32 * logits, is_trained * _gradient_of_head(model, batch))
+    forward = FLOAT32 * logits + copy * logits
+    backward = is_trained * (copy * of_product + _gradient_of_head(model, batch))
+    return FLOAT32 * logits + max(forward, backward)
 
 
 def compared_distributions(model: Model, batch: MicroBatch, *, chunk_tokens: int, kept: int, is_trained: bool) -> int:

@@ -495,8 +495,7 @@ def test_checkpoints_on_disk():
 
     assert copies(-1, 1) == 0
     assert copies(5, None) is None
-    # verl removes the only one after the next is written, but of several the oldest before.
-    assert [copies(5, keep) for keep in (1, 2, 3)] == [2, 2, 3]
+    assert [copies(5, keep) for keep in (1, 2, 3)] == [2, 3, 4]
 
 
 def test_without_an_accelerator_everything_is_in_memory():

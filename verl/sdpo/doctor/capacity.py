@@ -233,9 +233,9 @@ def cpu_total(need: Need, kv_cache: int) -> int:
 def checkpoints_on_disk(trainer: Mapping) -> int | None:
     """The most checkpoints that lie on disk at once; None: without limit.
 
-    verl deletes an old one before it writes the next, except where it keeps only one: that goes last.
+    Old ones go after the next is written and named (verl/sdpo/adapters/checkpoints.py).
     """
     if trainer["save_freq"] <= 0:
         return 0
     keep = trainer["max_actor_ckpt_to_keep"]
-    return None if not keep else max(keep, 2)
+    return keep + 1 if keep else None

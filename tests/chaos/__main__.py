@@ -1,4 +1,4 @@
-"""Breaks twenty trainings, each once, at a moment drawn from a seed, and looks what becomes of them.
+"""Breaks twenty-two trainings, each once, at a moment drawn from a seed, and looks what becomes of them.
 
     python -m tests.chaos [--seed 0] [--only driver-0 disk-1 ...] [--out FOLDER]
 
@@ -177,7 +177,8 @@ def main(arguments: list[str] | None = None) -> int:
         kept.write_text(json.dumps(compare.as_json(rows), indent=1))
     rows = {moment.name: rows[moment.name] for moment in plan if moment.name in rows}
     passed = sum(not row.faults for row in rows.values())
-    print(f"{compare.table(list(rows.values()))}\n\n{passed} of {len(plan)} passed; everything is in {folder}")
+    print(compare.table(list(rows.values())))
+    print(f"\n{passed} of {len(rows)} runs passed, of {len(plan)} planned; everything is in {folder}")
     return 0 if passed == len(rows) else 1
 
 

@@ -86,6 +86,14 @@ class RolloutServer(Kill):
     says = r"agent loop failed|died|EngineDeadError"
 
 
+class RolloutServerInUpdate(RolloutServer):
+    """The same, while weights are trained that it will not take."""
+
+    def inject(self) -> str:
+        self.training.wait_until(lambda: bool(self._find("WorkerDict.actor_rollout_ref_update_actor")), PATIENCE_S)
+        return f"{super().inject()} in an update"
+
+
 class RewardWorker(Kill):
     titles = ("ray::RewardLoopWorker",)
     says = r"agent loop failed|died"
@@ -209,6 +217,7 @@ FAULTS: dict[str, type[Fault]] = {
     "driver": Driver,
     "worker": Worker,
     "vllm": RolloutServer,
+    "vllm-in-update": RolloutServerInUpdate,
     "reward": RewardWorker,
     "fork-server": ForkServer,
     "node": Node,

@@ -1,4 +1,4 @@
-"""What is broken, and when: twenty faults, drawn from one seed."""
+"""What is broken, and when: twenty-two faults, drawn from one seed."""
 
 import random
 from collections.abc import Sequence

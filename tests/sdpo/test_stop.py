@@ -39,7 +39,7 @@ class Loop(StoppableMixin, PPOTrainerSync):
                 "actor_rollout_ref": {"actor": {"checkpoint": {"async_save": False}}},
             }
         )
-        self.unnamed_step, self.kept_checkpoints = None, 2
+        self.unnamed_step, self.kept_checkpoints, self.watch = None, 2, mock.Mock()
         self.folder, self.ask_at = folder, ask_at
         self.total_training_steps = self.steps_per_epoch = LAST_STEP
         self.global_steps = 0
@@ -252,7 +252,9 @@ def test_everything_else_is_verls_trainer():
         "__init__",
         "step",
         "_build_replay_buffer",
+        "on_init_end",
         "on_step_begin",
+        "on_step_end",
         "_shutdown_dump_executor",
         "_save_checkpoint",
         "_load_checkpoint",

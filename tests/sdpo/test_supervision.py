@@ -1,9 +1,11 @@
-"""A sampler notices that responses will not come. Ray is a fake: an actor answers, is busy, or is dead."""
+"""Whoever waits for the dead notices. Ray is a fake but in the last test: an actor answers, is busy, or is dead."""
 
+import time
 from types import SimpleNamespace
 from unittest import mock
 
 import pytest
+import ray
 from ray.exceptions import RayActorError
 
 from verl.sdpo.adapters import supervision
@@ -13,9 +15,8 @@ from verl.sdpo.adapters.supervision import Watch, supervise
 class Actor:
     def __init__(self, state: str = "living"):
         self.state, self.asked = state, 0
-        self.__ray_ready__ = SimpleNamespace(remote=self._ask)
 
-    def _ask(self):
+    def ask(self):
         self.asked += 1
         return self
 
@@ -47,18 +48,18 @@ def look(watch: Watch, clock) -> None:
 
 def test_the_dead_are_named_and_the_busy_are_left_alone(clock):
     actors = {"reward worker 0": Actor(), "training worker 0": Actor("busy")}
-    watch = Watch(lambda: actors)
+    watch = Watch(lambda: {name: actor.ask for name, actor in actors.items()})
     for _ in range(3):
         look(watch, clock)
     assert [actor.asked for actor in actors.values()] == [3, 1]
     actors["reward worker 0"].state = "dead"
-    with pytest.raises(RuntimeError, match="The reward worker 0 died while responses were waited for"):
+    with pytest.raises(RuntimeError, match=r"The reward worker 0 died\."):
         look(watch, clock)
 
 
 def test_it_looks_now_and_then(clock):
     actor = Actor()
-    watch = Watch(lambda: {"vLLM server 0": actor})
+    watch = Watch(lambda: {"rollout server 0": actor.ask})
     look(watch, clock)
     watch.look()
     assert actor.asked == 1
@@ -82,7 +83,7 @@ class Buffer:
 
 
 def sample(buffer: Buffer):
-    supervise(buffer, lambda: {"agent loop worker 0": Actor("dead")})
+    supervise(buffer, Watch(lambda: {"agent loop worker 0": Actor("dead").ask}))
     return buffer.sample(global_steps=7, partition_id="train", batch_size=4)
 
 
@@ -110,3 +111,27 @@ def test_whoever_waits_looks(clock):
     clock.now = 60
     with pytest.raises(RuntimeError, match="The agent loop worker 0 died"):
         sample(buffer)
+
+
+def test_a_wait_for_what_a_dead_server_will_not_do_is_ended():
+    """As verl's worker, which hands the weights to a vLLM server through a socket that nobody reads any more."""
+
+    @ray.remote(num_cpus=0)
+    class Process:
+        def wait(self):
+            time.sleep(600)
+
+    ray.init(num_cpus=1, include_dashboard=False)
+    try:
+        worker, server = Process.remote(), Process.remote()
+        ray.get([worker.__ray_ready__.remote(), server.__ray_ready__.remote()])
+        watch = Watch(lambda: {"rollout server 0": server.__ray_ready__.remote, "worker": worker.__ray_ready__.remote})
+        ray.kill(server)
+        started = time.monotonic()
+        with pytest.raises(RuntimeError, match=r"The rollout server 0 died\."), watch.over([worker]):
+            ray.get(worker.wait.remote())
+        assert time.monotonic() - started < 10 * supervision.PAUSE_SECONDS
+        with watch.over([]):
+            pass
+    finally:
+        ray.shutdown()

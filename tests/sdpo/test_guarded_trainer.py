@@ -9,6 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from verl.sdpo.adapters.guard import GuardMixin, format_errors
+from verl.sdpo.adapters.supervision import Watch
 from verl.sdpo.config import STOPPABLE_MODES, TRAINER_MODES
 from verl.sdpo.insight.guard import ACCURACY, Guard, GuardConfig
 from verl.sdpo.teacher import TEACHERS
@@ -51,7 +52,7 @@ class Recorder:
         self.folder, self.curve = folder, curve
         self.guard = Guard(GuardConfig(**insight))
         self.saved_step = self.good_step = 0
-        self.unnamed_step, self.kept_checkpoints = None, keep
+        self.unnamed_step, self.kept_checkpoints, self.watch = None, keep, Watch(dict)
         self.rolled_back = False
         self.validation_events = []
         self.total_training_steps = self.steps_per_epoch = len(curve)

@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 
 from verl.sdpo.adapters.checkpoints import TRACKER
 from verl.sdpo.adapters.stop import StoppableMixin
+from verl.sdpo.adapters.supervision import Watch
 from verl.sdpo.config import STOPPABLE_MODES, TRAINER_MODES
 from verl.trainer.ppo.v1 import get_trainer_cls, trainer_base
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
@@ -39,7 +40,7 @@ class Loop(StoppableMixin, PPOTrainerSync):
                 "actor_rollout_ref": {"actor": {"checkpoint": {"async_save": False}}},
             }
         )
-        self.unnamed_step, self.kept_checkpoints, self.watch = None, 2, mock.Mock()
+        self.unnamed_step, self.kept_checkpoints, self.watch = None, 2, Watch(dict)
         self.folder, self.ask_at = folder, ask_at
         self.total_training_steps = self.steps_per_epoch = LAST_STEP
         self.global_steps = 0

@@ -15,8 +15,9 @@ from verl.sdpo.adapters.supervision import Watch, supervise
 class Actor:
     def __init__(self, state: str = "living"):
         self.state, self.asked = state, 0
+        self.__ray_call__ = SimpleNamespace(remote=self._ask)
 
-    def ask(self):
+    def _ask(self, question):
         self.asked += 1
         return self
 
@@ -48,7 +49,7 @@ def look(watch: Watch, clock) -> None:
 
 def test_the_dead_are_named_and_the_busy_are_left_alone(clock):
     actors = {"reward worker 0": Actor(), "training worker 0": Actor("busy")}
-    watch = Watch(lambda: {name: actor.ask for name, actor in actors.items()})
+    watch = Watch(lambda: actors)
     for _ in range(3):
         look(watch, clock)
     assert [actor.asked for actor in actors.values()] == [3, 1]
@@ -59,7 +60,7 @@ def test_the_dead_are_named_and_the_busy_are_left_alone(clock):
 
 def test_it_looks_now_and_then(clock):
     actor = Actor()
-    watch = Watch(lambda: {"rollout server 0": actor.ask})
+    watch = Watch(lambda: {"rollout server 0": actor})
     look(watch, clock)
     watch.look()
     assert actor.asked == 1
@@ -83,7 +84,7 @@ class Buffer:
 
 
 def sample(buffer: Buffer):
-    supervise(buffer, Watch(lambda: {"agent loop worker 0": Actor("dead").ask}))
+    supervise(buffer, Watch(lambda: {"agent loop worker 0": Actor("dead")}))
     return buffer.sample(global_steps=7, partition_id="train", batch_size=4)
 
 
@@ -113,25 +114,52 @@ def test_whoever_waits_looks(clock):
         sample(buffer)
 
 
-def test_a_wait_for_what_a_dead_server_will_not_do_is_ended():
-    """As verl's worker, which hands the weights to a vLLM server through a socket that nobody reads any more."""
+@ray.remote(num_cpus=0)
+class Process:
+    """As verl's worker, which hands the weights to a vLLM server through a socket that nobody reads any more; or as
+    such a server."""
 
-    @ray.remote(num_cpus=0)
-    class Process:
-        def wait(self):
-            time.sleep(600)
+    def wait(self):
+        time.sleep(600)
 
+    def lose_engine(self):
+        self.engine = SimpleNamespace(errored=True)
+
+
+@pytest.fixture(scope="module")
+def cluster():
     ray.init(num_cpus=1, include_dashboard=False)
-    try:
-        worker, server = Process.remote(), Process.remote()
-        ray.get([worker.__ray_ready__.remote(), server.__ray_ready__.remote()])
-        watch = Watch(lambda: {"rollout server 0": server.__ray_ready__.remote, "worker": worker.__ray_ready__.remote})
-        ray.kill(server)
-        started = time.monotonic()
-        with pytest.raises(RuntimeError, match=r"The rollout server 0 died\."), watch.over([worker]):
-            ray.get(worker.wait.remote())
-        assert time.monotonic() - started < 10 * supervision.PAUSE_SECONDS
-        with watch.over([]):
-            pass
-    finally:
-        ray.shutdown()
+    yield
+    ray.shutdown()
+
+
+@pytest.mark.parametrize(
+    "end", [ray.kill, lambda server: ray.get(server.lose_engine.remote())], ids=["server", "engine"]
+)
+def test_a_wait_for_what_the_dead_will_not_do_is_ended(cluster, end):
+    worker, server = Process.remote(), Process.remote()
+    ray.get([worker.__ray_ready__.remote(), server.__ray_ready__.remote()])
+    started = time.monotonic()
+    watch = Watch(lambda: {"rollout server 0": server, "training worker 0": worker})
+    with pytest.raises(RuntimeError, match=r"The rollout server 0 died\."), watch.over():
+        waiting = worker.wait.remote()
+        end(server)
+        ray.get(waiting)
+    assert time.monotonic() - started < 10 * supervision.PAUSE_SECONDS
+
+
+def test_a_death_is_told_even_where_nobody_waited_for_the_dead(cluster):
+    worker, server = Process.remote(), Process.remote()
+    ray.get(worker.__ray_ready__.remote())
+    ray.kill(server)
+    watch = Watch(lambda: {"reward worker 0": server})
+    with pytest.raises(RuntimeError, match=r"The reward worker 0 died\."), watch.over():
+        time.sleep(3 * supervision.PAUSE_SECONDS)
+
+
+def test_who_lives_is_left_alone(cluster):
+    worker = Process.remote()
+    watch = Watch(lambda: {"training worker 0": worker})
+    with watch.over():
+        time.sleep(3 * supervision.PAUSE_SECONDS)
+    assert ray.get(worker.__ray_ready__.remote())

@@ -117,7 +117,8 @@ class GuardMixin(Trainer):
             self.critic_wg.load_checkpoint(local_path=str(folder / "critic"), del_local_after_load=False)
         if is_sdpo(self.config):
             self.actor_rollout_wg.refresh_teacher()
-        self.checkpoint_manager.update_weights(self.global_steps)
+        with self.watch.over():
+            self.checkpoint_manager.update_weights(self.global_steps)
         self._read_state(folder)
         self.rolled_back = True
         # Whoever resumes before the next checkpoint must not begin with one that was saved in doubt.

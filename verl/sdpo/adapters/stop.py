@@ -3,14 +3,14 @@
 import concurrent.futures
 import shutil
 import time
-from functools import partial
 from pathlib import Path
 
 from omegaconf import DictConfig, open_dict
+from ray.actor import ActorHandle
 
 from verl.sdpo.adapters import checkpoints, identity
 from verl.sdpo.adapters.mixin import Trainer
-from verl.sdpo.adapters.supervision import Ask, Watch, supervise
+from verl.sdpo.adapters.supervision import Watch, supervise
 from verl.sdpo.config import VERLS_TRAINERS
 
 # In the folder of a checkpoint: seconds of all steps up to it.
@@ -45,7 +45,7 @@ class StoppableMixin(Trainer):
             config.trainer.v1.trainer_mode = VERLS_TRAINERS[config.trainer.v1.trainer_mode]
             # verl deletes nothing.
             config.trainer.max_actor_ckpt_to_keep = config.trainer.max_critic_ckpt_to_keep = None
-        self.watch = Watch(self._questions)
+        self.watch = Watch(self._actors)
         super().__init__(config)
 
     def _build_replay_buffer(self):
@@ -54,32 +54,25 @@ class StoppableMixin(Trainer):
         supervise(buffer, self.watch)
         return buffer
 
-    def _questions(self) -> dict[str, Ask]:
-        """To all that a response passes through, and the workers that train on it."""
-        replicas = self.llm_server_manager.get_replicas()
+    def _actors(self) -> dict[str, ActorHandle]:
+        """All that a response passes through, and the workers that train on it."""
+        # verl makes the agent loops after the first hand-over of weights.
+        loops = getattr(self, "agent_loop_manager", None)
+        replicas = [replica for manager in self._rollout_server_managers() for replica in manager.get_replicas()]
         groups = {
-            "agent loop worker": self.agent_loop_manager.agent_loop_workers,
+            "agent loop worker": loops.agent_loop_workers if loops else [],
             "reward worker": self.reward_loop_manager.reward_loop_workers,
             "rollout server": [server for replica in replicas for server in replica.servers],
             "training worker": self.actor_rollout_wg.workers,
         }
-        questions: dict[str, Ask] = {
-            f"{name} {number}": actor.__ray_ready__.remote
-            for name, actors in groups.items()
-            for number, actor in enumerate(actors)
-        }
-        if self.config.actor_rollout_ref.rollout.name == "vllm":
-            # A server lives on without its engine.
-            for number, replica in enumerate(replicas):
-                questions[f"vLLM engine {number}"] = partial(replica.servers[0].collective_rpc.remote, "check_health")
-        return questions
+        return {f"{name} {number}": actor for name, actors in groups.items() for number, actor in enumerate(actors)}
 
     def on_init_end(self) -> None:
-        with self.watch.over(self.actor_rollout_wg.workers):
+        with self.watch.over():
             super().on_init_end()
 
     def on_step_end(self) -> None:
-        with self.watch.over(self.actor_rollout_wg.workers):
+        with self.watch.over():
             super().on_step_end()
 
     def step(self, metrics: dict, timing_raw: dict):

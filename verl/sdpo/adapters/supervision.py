@@ -7,9 +7,9 @@ or the grader is gone, verl trains on what came before.
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.actor import ActorHandle
@@ -20,24 +20,32 @@ if TYPE_CHECKING:
 
 PAUSE_SECONDS = 2.0
 
-Ask = Callable[[], ray.ObjectRef]
-"""Asks a process something that it answers if it lives, and fails to if it is dead."""
+
+def report_health(actor: Any) -> None:
+    """Called in the process of an actor, with the actor.
+
+    Raises:
+        RuntimeError: it is a vLLM server that lives on without its engine. The engine is not asked: one that is dead
+            does not answer, and one that takes weights may take long.
+    """
+    if getattr(getattr(actor, "engine", None), "errored", False):
+        raise RuntimeError("Its engine is dead.")
 
 
 class Watch:
-    """Asks processes now and then whether they live.
+    """Asks actors now and then whether they live.
 
     Args:
-        questions: gives them by the names of the processes, once these have been made.
+        actors: gives them with their names, once they have been made.
     """
 
-    def __init__(self, questions: Callable[[], Mapping[str, Ask]]):
-        self._questions = questions
+    def __init__(self, actors: Callable[[], Mapping[str, ActorHandle]]):
+        self._actors = actors
         self._asked: dict[str, ray.ObjectRef] = {}
         self._next = 0.0
 
     def look(self) -> None:
-        """Never waits: whoever is asked may be busy.
+        """Never waits: an actor may be busy.
 
         Raises:
             RuntimeError: naming one that is dead.
@@ -45,7 +53,7 @@ class Watch:
         if time.monotonic() < self._next:
             return
         self._next = time.monotonic() + PAUSE_SECONDS
-        for name, ask in self._questions().items():
+        for name, actor in self._actors().items():
             asked = self._asked.get(name)
             if asked is not None and not ray.wait([asked], timeout=0)[0]:
                 continue
@@ -57,14 +65,14 @@ class Watch:
                         f"The {name} died. If the machine ran out of memory, its log says so. Start the run again: it "
                         "goes on from its last checkpoint."
                     ) from error
-            self._asked[name] = ask()
+            self._asked[name] = actor.__ray_call__.remote(report_health)
 
     @contextmanager
-    def over(self, workers: Sequence[ActorHandle]) -> Iterator[None]:
-        """Looks while others wait for these workers, and ends them when somebody is dead whom they may wait for.
+    def over(self) -> Iterator[None]:
+        """Looks while others wait for these actors, and ends all of them when one is dead.
 
         Raises:
-            RuntimeError: naming who was dead, where the wait then failed.
+            RuntimeError: naming that one.
         """
         dead: list[RuntimeError] = []
         ended = threading.Event()
@@ -75,8 +83,8 @@ class Watch:
                     self.look()
                 except RuntimeError as error:
                     dead.append(error)
-                    for worker in workers:
-                        ray.kill(worker)
+                    for actor in self._actors().values():
+                        ray.kill(actor)
 
         thread = threading.Thread(target=look_on, daemon=True)
         thread.start()
@@ -89,6 +97,8 @@ class Watch:
         finally:
             ended.set()
             thread.join()
+        if dead:
+            raise dead[0]
 
 
 def supervise(buffer: "ReplayBuffer", watch: Watch) -> None:

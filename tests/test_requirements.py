@@ -65,7 +65,7 @@ def test_this_package_and_verl_are_satisfied(name, python):
     found = pins(name, python)
     assert found["verl"] == Version("0.9.1")
     # Of the container's packages, verl asks for none by itself.
-    for package, extra in (("sdpo", ""), ("verl", ""), ("math-verify", "antlr4_9_3")):
+    for package, extra in (("sdpo", "report"), ("verl", ""), ("math-verify", "antlr4_9_3")):
         assert not unmet(active(importlib.metadata.requires(package), python, extra), found)
     # verl imports trl wherever it is installed, and fails on its current version.
     assert "trl" not in found

@@ -288,14 +288,18 @@ class ChunkLogits:
         self.bias = None if bias_V is None else bias_V.to(self.dtype)
         self.hidden, self.temperature = hidden_ND, temperature
         self.projection = Projection(hidden_ND, weight_VD, bias_V)
-        self.size = self._beside = size or chunk_tokens(hidden_ND.device)
+        self.size = size or chunk_tokens(hidden_ND.device)
         self._buffers: dict[str, torch.Tensor] = {}
 
     def __iter__(self) -> Iterator[tuple[slice, torch.Tensor]]:
-        rows = min(self._beside, len(self.hidden))
+        return self._chunks(self.size)
+
+    def _chunks(self, beside: int) -> Iterator[tuple[slice, torch.Tensor]]:
+        """In the compute dtype the logits of so many tokens, whole chunks, are kept beside each other."""
+        rows = min(beside, len(self.hidden))
         for chunk in chunks(len(self.hidden), self.size):
             hidden = self.hidden[chunk].to(self.dtype)
-            start = chunk.start % self._beside
+            start = chunk.start % beside
             logits = self._buffer("logits", rows, self.dtype)[start : start + len(hidden)]
             torch.mm(hidden, self.weight.T, out=logits)
             if self.bias is not None:
@@ -318,11 +322,11 @@ class ChunkLogits:
         grad_hidden = torch.empty_like(hidden_ND)
         grad_weight = torch.empty_like(weight_VD, dtype=self.wide) if of_weight else None
         grad_bias = torch.zeros_like(bias_V, dtype=self.wide) if bias_V is not None else None
-        if self.dtype != self.wide:
-            # The gradients of several chunks, each over its logits, to be multiplied at once.
-            self._beside = max(PRODUCT_TOKENS // self.size, 1) * self.size
+        is_narrow = self.dtype != self.wide
+        # The gradients of several chunks, each over its logits, to be multiplied at once.
+        product = max(PRODUCT_TOKENS // self.size, 1) * self.size if is_narrow else self.size
         start = 0
-        for chunk, z_CV in self:
+        for chunk, z_CV in self._chunks(product):
             z_CV = of_logits(chunk, z_CV)
             if self.temperature != 1.0:
                 z_CV /= self.temperature
@@ -330,10 +334,10 @@ class ChunkLogits:
                 grad_bias += z_CV.sum(0)
             end = chunk.start + len(z_CV)
             grads = z_CV
-            if self.dtype != self.wide:
+            if is_narrow:
                 grads = self._buffer("logits", end - start, self.dtype)
                 grads[chunk.start - start :] = z_CV
-            if end - start == self._beside or end == len(hidden_ND):
+            if end - start == product or end == len(hidden_ND):
                 tokens = slice(start, end)
                 grad_hidden[tokens] = grads @ self.weight
                 if grad_weight is not None:

@@ -238,4 +238,4 @@ def checkpoints_on_disk(trainer: Mapping) -> int | None:
     if trainer["save_freq"] <= 0:
         return 0
     keep = trainer["max_actor_ckpt_to_keep"]
-    return keep + 1 if keep else None
+    return keep + 1 if keep and keep > 0 else None

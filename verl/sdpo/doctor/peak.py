@@ -129,9 +129,9 @@ def chunked_head(model: Model, batch: MicroBatch, *, chunk_tokens: int, is_train
     the gradient of its weight; and in a narrower type the same logits, in the backward pass those of a product."""
     logits = min(batch.responses, chunk_tokens) * model.vocabulary
     of_product = min(batch.responses, max(chunk_tokens, PRODUCT_TOKENS)) * model.vocabulary
-    copy = batch.itemsize if batch.itemsize < FLOAT32 else 0
+    copy = _narrow(batch)
     forward = FLOAT32 * logits + copy * logits
-    backward = is_trained * (copy * of_product + _gradient_of_head(model, batch))
+    backward = copy * of_product + is_trained * _gradient_of_head(model, batch)
     return FLOAT32 * logits + max(forward, backward)
 
 
@@ -139,13 +139,19 @@ def compared_distributions(model: Model, batch: MicroBatch, *, chunk_tokens: int
     """`ComparingHead`'s tensors of a chunk, and the weights of `kept` heads, which FSDP frees (`Projection`)."""
     logits = min(batch.responses, chunk_tokens) * model.vocabulary
     of_heads = kept * _head(model, batch) + is_trained * _gradient_of_head(model, batch)
-    return COMPARED_COPIES * FLOAT32 * logits + of_heads
+    beside = (min(batch.responses, max(chunk_tokens, PRODUCT_TOKENS)) * model.vocabulary - logits) * _narrow(batch)
+    return COMPARED_COPIES * FLOAT32 * logits + beside + of_heads
 
 
 def mixed_logits(model: Model, batch: MicroBatch, *, chunk_tokens: int, kept: int) -> int:
     """The same of two models whose logits are mixed, without gradient."""
     logits = min(batch.responses, chunk_tokens) * model.vocabulary
     return MIXED_COPIES * FLOAT32 * logits + kept * _head(model, batch)
+
+
+def _narrow(batch: MicroBatch) -> int:
+    """Bytes of a number of the copy in a narrower type than float32, if there is one."""
+    return batch.itemsize if batch.itemsize < FLOAT32 else 0
 
 
 def _head(model: Model, batch: MicroBatch) -> int:

@@ -454,8 +454,8 @@ def test_all_logits_at_once(topk, copies):
 
 
 def test_logits_of_two_models_by_chunks():
-    """Of 256 tokens 12 tensors, the teacher's head in bf16, the gradient of the student's in both types; of 1024 tokens
-    3, and two heads.
+    """Of 256 tokens 12 tensors, of 256 more the logits in bf16, the teacher's head in bf16, the gradient of the student's
+    in both types; of 1024 tokens 3 tensors, and two heads.
     """
     moments = {
         setting: dict(estimate(configuration("sdpo", f"{BLOCK}.{setting}"), QWEN3_8B).update.passes.moments)
@@ -463,7 +463,7 @@ def test_logits_of_two_models_by_chunks():
     }
     head = 151_936 * 4096
     compared = moments["distillation_topk=null"]["the comparison of distributions"]
-    assert compared == 12 * 4 * 256 * 151_936 + 2 * head + 6 * head
+    assert compared == (12 * 4 + 2) * 256 * 151_936 + 2 * head + 6 * head
     mixed = moments["teacher_regularization=trust-region"]["the mix of two models"]
     assert mixed == 3 * 4 * 1024 * 151_936 + 2 * 2 * head
 
@@ -495,6 +495,7 @@ def test_checkpoints_on_disk():
 
     assert copies(-1, 1) == 0
     assert copies(5, None) is None
+    assert [copies(5, keep) for keep in (0, -1)] == [None, None]
     assert [copies(5, keep) for keep in (1, 2, 3)] == [2, 3, 4]
 
 

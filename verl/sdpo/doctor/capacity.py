@@ -32,8 +32,8 @@ GIB = 2**30
 ALL_LOGITS = "all logits at once"
 COMPARISON = "the comparison of distributions"
 MIX = "the mix of two models"
-# verl's processes without the model: the quickstart's measured peak, 12.3 to 13.0 GiB, less the 4.4 counted here.
-CPU_PROCESSES = 17 * GIB // 2
+# verl's processes without the model: the quickstart's measured peak, 10.6 to 11.2 GiB, less the 6.7 counted here.
+CPU_PROCESSES = 9 * GIB // 2
 # Above this share of a GPU the parts that the estimate leaves out may not fit.
 TIGHT = 0.85
 

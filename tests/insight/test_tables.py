@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+import yaml
 
 from tests.insight.synthetic import make_run
 from verl.sdpo.insight import tables
@@ -74,6 +75,27 @@ def test_methods_are_runs_that_differ_by_their_seed(tmp_path):
     # How something is computed makes no other method.
     assert methods([runs[0], runs[4]]) == {"SDPO": [runs[0], runs[4]]}
     assert methods(runs[:3]) == {"SDPO, alpha=None": runs[:2], "SDPO, alpha=1.0": [runs[2]]}
+
+
+def test_another_model_or_other_data_make_another_method(tmp_path):
+    def run(name: str, model: str, source: str = "task") -> Run:
+        folder = make_run(tmp_path / name, steps=1)
+        config = folder / "hydra" / ".hydra" / "config.yaml"
+        content = yaml.safe_load(config.read_text())
+        content["actor_rollout_ref"]["model"] = {"path": model}
+        config.write_text(yaml.safe_dump(content))
+        metrics = folder / "metrics.jsonl"
+        metrics.write_text(metrics.read_text().replace("val-core/task/", f"val-core/{source}/"))
+        return Run(folder)
+
+    small, large, moved = run("a", "Qwen/Qwen3-0.6B"), run("b", "Qwen/Qwen3-4B"), run("c", "/models/Qwen/Qwen3-0.6B")
+    assert methods([small, large, moved]) == {
+        "SDPO, path=Qwen/Qwen3-0.6B": [small, moved],
+        "SDPO, path=Qwen/Qwen3-4B": [large],
+    }
+    # A configuration may take its task from the environment.
+    other = run("d", "Qwen/Qwen3-0.6B", source="chemistry")
+    assert methods([small, other]) == {"SDPO, validation=task": [small], "SDPO, validation=chemistry": [other]}
 
 
 def test_a_run_in_progress_and_one_with_restarts(tmp_path):
@@ -151,4 +173,4 @@ def test_a_response_may_hold_any_separator(tmp_path):
     """verl writes text as it is: a line separator of Unicode ends no line of the file."""
     entry = {"step": 3, "uid": "u7_2_0", "input": "q", "score": 1.0, "output": "a\u2028b\x85c\x1cd"}
     (tmp_path / "3.jsonl").write_text(2 * (json.dumps(entry, ensure_ascii=False) + "\n"))
-    assert [sample["response"] for sample in read_samples(tmp_path / "3.jsonl")] == 2 * [entry["output"]]
+    assert [sample["response"] for sample in read_samples(tmp_path / "3.jsonl", 1.0)] == 2 * [entry["output"]]

@@ -34,7 +34,7 @@ PANELS = (
     Panel("KL", "nats", ("self_distillation/kl", "actor/kl_loss", "rollout_corr/kl", "actor/ppo_kl")),
     Panel("Entropy", "nats", (r"self_distillation/(student|teacher)_entropy", "actor/entropy")),
     Panel("Distance of the teacher from the student", "relative", ("self_distillation/teacher_student_distance",)),
-    Panel("Teacher's own accuracy", "", ("(insight|teacher_eval)/.*acc.*",)),
+    Panel("Teacher's own accuracy", "", ("self_distillation/teacher_accuracy(/student)?",)),
     Panel(
         "Coverage: samples that have a target, groups with a success",
         "share",

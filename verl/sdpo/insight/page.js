@@ -122,7 +122,7 @@ function showGroup(members) {
 function memberCard(sample) {
   const facts = [`attempt ${sample.attempt}`, sample.graded ? `score ${sample.score}` : "not graded"];
   if (sample.has_target === false) facts.push("no target");
-  if (sample.demonstration_attempt !== null && sample.demonstration_attempt !== undefined) {
+  if (sample.demonstration_attempt !== null) {
     facts.push(`is shown attempt ${sample.demonstration_attempt}`);
   }
   if (sample.prompt_truncated) facts.push("teacher prompt cut");
@@ -151,7 +151,7 @@ function token(sample, text, i) {
     if (ratio < -60 * FULL) span.style.color = "#fff0f0";
     if (ratio > 60 * FULL) span.style.color = "#f0f0ff";
     if (Math.abs(ratio) > 60 * FULL) span.style.fontWeight = "600";
-  } else if (sample.log_ratio !== undefined) {
+  } else if (sample.has_target !== null) {
     span.className = "silent";
   }
   span.addEventListener("mouseenter", () => explain(span, sample, i));
@@ -230,9 +230,8 @@ document.addEventListener("keydown", (event) => {
 // A page that is watched comes again when the runs have gone on; the place in it is kept in its address.
 async function keepUp() {
   const stamp = async () => (await fetch("stamp")).text();
-  const mine = await stamp();
   setInterval(async () => {
-    if ((await stamp()) === mine) return;
+    if ((await stamp()) === WATCHED) return;
     sessionStorage.scroll = scrollY;
     location.reload();
   }, 5000);

@@ -25,12 +25,12 @@ from verl.sdpo.insight.tables import Table, tables
 HERE = Path(__file__).parent
 
 
-def build(methods: Mapping[str, Sequence[Run]], *, watched: bool = False) -> str:
+def build(methods: Mapping[str, Sequence[Run]], *, stamp: str | None = None) -> str:
     """The page about some runs.
 
     Args:
         methods: see `runs.methods`.
-        watched: it asks its server from time to time whether there is a newer one.
+        stamp: what its server says as long as there is no newer one, for which the page asks from time to time.
     """
     template = Template((HERE / "page.html").read_text())
     return template.substitute(
@@ -38,7 +38,7 @@ def build(methods: Mapping[str, Sequence[Run]], *, watched: bool = False) -> str
         made=time.strftime("%Y-%m-%d %H:%M"),
         css=(HERE / "page.css").read_text(),
         js=(HERE / "page.js").read_text(),
-        watched=json.dumps(watched),
+        watched=json.dumps(stamp),
         runs=table_html(run_table(methods)),
         findings="".join(findings_html(method, run) for method, runs in methods.items() for run in runs),
         tables="".join(table_html(table) for table in tables(methods)),

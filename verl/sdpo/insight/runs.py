@@ -26,7 +26,9 @@ from verl.sdpo.insight import dump
 
 VALIDATION = re.compile(r"val-core/(?P<source>.+)/(?P<what>acc|reward|score)/mean@(?P<k>\d+)$")
 # Keys in which runs of one method may differ, besides those that change no training.
-PRIVATE = re.compile(r"(seed|dir|_freq|name|logger|path|files|total_training_steps|_mode|max_samples)$")
+PRIVATE = re.compile(r"(seed|total_training_steps)$")
+# Keys with a place, of which the last two parts say what is there.
+PLACE = re.compile(r"(path|files)$")
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,11 @@ class Run:
         folder = self._folder("rollouts", "trainer.rollout_data_dir")
         return {**_steps(folder, "jsonl"), **_steps(folder / dump.SUBFOLDER, "parquet")}
 
+    def samples(self, step: int) -> list[dict[str, Any]]:
+        """The training responses of a step that has a file."""
+        key = "actor_rollout_ref.actor.self_distillation.success_reward_threshold"
+        return read_samples(self.sample_files[step], self._get(key, 1.0))
+
     @cached_property
     def guard_events(self) -> list[dict[str, Any]]:
         file = self._folder("checkpoints", "trainer.default_local_dir") / "guard.jsonl"
@@ -142,33 +149,48 @@ class Run:
         return inside if inside.is_dir() else Path(str(self._get(key, inside)))
 
 
-def read_samples(file: Path) -> list[dict[str, Any]]:
-    """The responses of a step, in the columns of insight/dump.py as far as they are known."""
+def read_samples(file: Path, success: float) -> list[dict[str, Any]]:
+    """The responses of a step, in the columns of insight/dump.py as far as they are known.
+
+    Args:
+        success: the least score of a solved question.
+    """
     if file.suffix == ".parquet":
         return dump.read(file)
     samples = []
     for entry in _json_lines(file):
         uid, _, session = entry["uid"].rpartition("_")[0].rpartition("_")
         sample = {"step": entry["step"], "uid": uid, "attempt": int(session), "question": entry["input"]}
-        solved = {"score": entry["score"], "solved": entry["score"] >= 1, "tokens": [entry["output"]]}
+        solved = {"score": entry["score"], "solved": entry["score"] >= success, "tokens": [entry["output"]]}
         samples.append({**sample, **solved, "response": entry["output"], "has_target": None, "graded": True})
     return samples
 
 
 def methods(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """Name to runs that differ by their seed alone. Of the same algorithm with other settings, the name tells these."""
+    """Name to runs that differ by their seed alone. Of the same algorithm with other settings or data, the name tells
+    these.
+    """
     groups: dict[str, list[Run]] = {}
     for run in runs:
         groups.setdefault(run.algorithm, []).append(run)
     named: dict[str, list[Run]] = {}
     for algorithm, members in groups.items():
-        settings = [_flat(OmegaConf.to_container(run.config, resolve=False)) for run in members]
+        settings = [_method(run) for run in members]
         keys = {key for flat in settings for key in flat if trains(key) and not PRIVATE.search(key)}
-        differing = sorted(key for key in keys if len({str(flat.get(key)) for flat in settings}) > 1)
+        differing = sorted(key for key in keys if len({flat.get(key) for flat in settings}) > 1)
         for run, flat in zip(members, settings, strict=True):
             changes = [f"{key.rpartition('.')[2]}={flat.get(key)}" for key in differing]
             named.setdefault(", ".join([algorithm, *changes]), []).append(run)
     return named
+
+
+def _method(run: Run) -> dict[str, str]:
+    """Flat settings, and what is validated on: a configuration may take its data from the environment."""
+    flat = _flat(OmegaConf.to_container(run.config, resolve=False))
+    names = {
+        key: "/".join(str(value).split("/")[-2:]) if PLACE.search(key) else str(value) for key, value in flat.items()
+    }
+    return {**names, "validation": " ".join(sorted(run.validations))}
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

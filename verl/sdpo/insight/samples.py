@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from verl.sdpo.insight import dump
-from verl.sdpo.insight.runs import Run, read_samples
+from verl.sdpo.insight.runs import Run
 
 # Of all runs together: what a page of 10 MB holds with room to spare.
 MAX_TOKENS = 300_000
@@ -35,18 +35,18 @@ def pack(methods: Mapping[str, Sequence[Run]], max_tokens: int = MAX_TOKENS) -> 
     runs = [(method, run) for method, members in methods.items() for run in members]
     for method, run in runs:
         files = run.sample_files
-        kept = _affordable(files, max_tokens // len(runs))
+        kept = _affordable(run, max_tokens // len(runs))
         steps = {step: [sample(each, texts) for each in group] for step, group in kept.items()}
         name = f"{method}, seed {run.seed}" if run.seed is not None else method
         packed.append({"name": name, "steps": steps, "left_out": len(files) - len(steps)})
     return {"texts": list(texts.numbers), "alternatives": dump.ALTERNATIVES, "runs": packed}
 
 
-def _affordable(files: Mapping[int, Any], budget: int) -> dict[int, list[dict[str, Any]]]:
+def _affordable(run: Run, budget: int) -> dict[int, list[dict[str, Any]]]:
     """Step to samples, with steps as far as the budget of tokens goes: first and last, then what halves the gaps."""
     kept: dict[int, list[dict[str, Any]]] = {}
-    for step in _spread_out(list(files)):
-        samples = read_samples(files[step])
+    for step in _spread_out(list(run.sample_files)):
+        samples = run.samples(step)
         size = sum(len(each["tokens"]) for each in samples)
         if kept and size > budget:
             break

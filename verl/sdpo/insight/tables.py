@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from verl.sdpo.insight.runs import Answer, Run, read_samples
+from verl.sdpo.insight.runs import Answer, Run
 
 DRAWS = 2000
 LEVEL = 95
@@ -101,7 +101,7 @@ def bootstrap(of: Accuracies, seed: int = 0) -> tuple[dict[str, float], dict[str
     seeds, _, count = of.values_STQ.shape
     generator = np.random.default_rng(seed)
     weights_BQ = generator.multinomial(count, np.full(count, 1 / count), size=DRAWS) / count
-    chosen_BS = (generator.random((DRAWS, 16))[:, :seeds] * seeds).astype(int)
+    chosen_BS = (generator.random((DRAWS, max(16, seeds)))[:, :seeds] * seeds).astype(int)
     measured = statistics(of, of.values_STQ.mean(-1, keepdims=True))
     drawn = statistics(of, of.values_STQ @ weights_BQ.T)
     draws = {name: np.take_along_axis(values.T, chosen_BS, axis=1).mean(1) for name, values in drawn.items()}
@@ -168,7 +168,7 @@ def _facts(run: Run) -> dict[str, tuple[float, float]]:
                 numbers[f"held-out: distinct of {k} answers"] = float(np.mean(distinct))
             found["held-out"].append(numbers)
     if files := run.sample_files:
-        found["training"] = [training_facts(read_samples(files[step])) for step in (min(files), max(files))]
+        found["training"] = [training_facts(run.samples(step)) for step in (min(files), max(files))]
     return {
         name: (steps[0][name], steps[1][name])
         for steps in found.values()

@@ -1,4 +1,4 @@
-"""The page of runs in progress, on the loopback: it is made again whenever it is asked for after the runs went on."""
+"""The page of runs in progress, on the loopback: made anew at every request, and asked for when the runs went on."""
 
 from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -23,7 +23,9 @@ def make_server(folders: Sequence[Path], port: int) -> ThreadingHTTPServer:
         def do_GET(self) -> None:
             path = self.path.partition("?")[0]
             if path == "/":
-                self._answer(build(methods([Run(folder) for folder in folders]), watched=True), "text/html")
+                # Before the page is made: what is logged meanwhile makes the page come again.
+                now = stamp(folders)
+                self._answer(build(methods([Run(folder) for folder in folders]), stamp=now), "text/html")
             elif path == "/stamp":
                 self._answer(stamp(folders), "text/plain")
             else:

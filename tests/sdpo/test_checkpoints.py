@@ -102,3 +102,14 @@ def test_the_newest_are_kept_however_often_the_run_was_started(tmp_path, keep, l
     save(tmp_path, 11)
     checkpoints.delete_old(tmp_path, 9, keep)
     assert kept(tmp_path) == sorted(f"global_step_{step}" for step in [*left, 11])
+
+
+def test_looking_changes_nothing(tmp_path):
+    """As the doctor looks, which comes before a training."""
+    save(tmp_path, 1)
+    save(tmp_path, 2)
+    cut(tmp_path / "global_step_2", "data.pt")
+    step, sentence = checkpoints.newest_whole({"default_local_dir": str(tmp_path), "resume_mode": "auto"})
+    assert step == 1
+    assert sentence and "global_step_2 is torn" in sentence
+    assert (tmp_path / TRACKER).read_text() == "2"

@@ -454,8 +454,8 @@ def test_all_logits_at_once(topk, copies):
 
 
 def test_logits_of_two_models_by_chunks():
-    """Of 256 tokens 12 tensors, of 256 more the logits in bf16, the teacher's head in bf16, the gradient of the student's
-    in both types; of 1024 tokens 3 tensors, and two heads.
+    """Of 256 tokens 12 tensors, of 256 more the logits in bf16, the teacher's head in bf16, the gradient of the
+    student's in both types; of 1024 tokens 3 tensors, and two heads.
     """
     moments = {
         setting: dict(estimate(configuration("sdpo", f"{BLOCK}.{setting}"), QWEN3_8B).update.passes.moments)

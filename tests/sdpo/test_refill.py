@@ -5,6 +5,7 @@ from omegaconf import OmegaConf
 
 from tests.sdpo.test_trainer import jagged
 from verl.sdpo.adapters import refill
+from verl.sdpo.adapters.supervision import Watch, supervise
 from verl.sdpo.config import defaults
 from verl.utils.tensordict_utils import get_tensordict
 
@@ -24,8 +25,9 @@ class Queue:
         self.asked.append(number)
         for _ in range(number):
             uid = f"question{len(self.groups)}"
-            self.tags[uid] = {"is_prompt": True, "status": "finished", "global_steps": 1}
-            for i, reward in enumerate(self.groups.pop(0)):
+            group = self.groups.pop(0)
+            self.tags[uid] = {"is_prompt": True, "status": "finished" if group else "failure", "global_steps": 1}
+            for i, reward in enumerate(group):
                 self.tags[f"{uid}_{i}_0"] = {"response_len": 3}
                 self.rewards[f"{uid}_{i}_0"] = reward
 
@@ -64,7 +66,8 @@ def sample(monkeypatch):
             refill_fn=queue.ask,
         )
         queue.ask(batch_size)
-        batch, metrics = buffer.sample(1, "train", batch_size)
+        supervise(buffer, Watch(dict))
+        batch, metrics = buffer.sample(global_steps=1, partition_id="train", batch_size=batch_size)
         taken = {}
         for key in batch.keys:
             taken.setdefault(key.split("_")[0], []).append(queue.rewards[key])
@@ -103,14 +106,12 @@ def test_when_the_rounds_are_over_the_batch_is_filled_with_the_others(sample):
     assert metrics["training/refill/taught_fraction"] == 0.5
 
 
-def test_a_group_without_trajectories_is_taken_last(sample):
-    taken, _, asked = sample([[], ALL_FAIL, LONE_SUCCESS, ALL_FAIL], rounds=1)
-    assert (taken, asked) == ([ALL_FAIL, LONE_SUCCESS], [2])
-
-
-def test_a_step_without_any_trajectory_is_an_error(sample):
-    with pytest.raises(RuntimeError, match="step 1: none of 2 questions has a response"):
-        sample([[], []], rounds=0)
+@pytest.mark.parametrize(
+    ("groups", "failed"), [([[], ALL_FAIL, TAUGHT, TAUGHT], 1), ([TAUGHT, [], TAUGHT], 1), ([[], []], 2)]
+)
+def test_a_failed_group_ends_the_step_even_where_others_are_taken(sample, groups, failed):
+    with pytest.raises(RuntimeError, match=f"step 1: the responses to {failed} of 2 questions are not all there"):
+        sample(groups, rounds=int(len(groups) > 2))
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ def template_problem(file: Path, data: Mapping, tokenizer) -> str | None:
         tokenizer: None looks at the form of the messages only.
     """
     try:
-        kinds = read_kinds(file, data["prompt_key"], data["reward_fn_key"])
+        kinds = read_kinds(file, data["prompt_key"], "data_source")
     except ValueError as error:
         return str(error)
     for roles, kind in kinds.items() if tokenizer is not None else ():

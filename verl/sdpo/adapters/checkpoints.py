@@ -59,8 +59,9 @@ def delete_old(folder: Path, step: int, keep: int | None) -> None:
         shutil.rmtree(folder_of(folder, number), ignore_errors=True)
 
 
-def choose_whole(trainer: Mapping) -> None:
-    """See to it that verl resumes from a whole checkpoint: where the latest is torn, from the newest one before it.
+def newest_whole(trainer: Mapping) -> tuple[int | None, str | None]:
+    """The step from which verl's own resuming goes on, None where it begins anew; and, where that is not the latest, a
+    sentence that says why: the latest is torn.
 
     A checkpoint without a seal, as version 0.1 and verl itself make them, is taken for whole.
 
@@ -73,7 +74,7 @@ def choose_whole(trainer: Mapping) -> None:
     folder = Path(trainer["default_local_dir"])
     tracker = folder / TRACKER
     if trainer["resume_mode"] != "auto" or not tracker.is_file():
-        return
+        return None, None
     named = tracker.read_text().strip()
     if named.isdigit():
         fault = _fault(folder_of(folder, int(named)))
@@ -82,17 +83,25 @@ def choose_whole(trainer: Mapping) -> None:
         fault = f"it says {named!r}"
         what, before = f"{tracker} should hold the number of a step, and {fault}", max(_steps(folder), default=0) + 1
     if fault is None:
-        return
+        return int(named), None
     whole = [step for step in _steps(folder) if step < before and _is_sealed(folder_of(folder, step))]
     if whole:
-        logger.warning("%s. The run goes on from global_step_%s, the newest whole checkpoint.", what, whole[-1])
-        name_latest(folder, whole[-1])
-    # What is not there at all was deleted, and verl begins anew.
-    elif not named.isdigit() or folder_of(folder, int(named)).is_dir():
+        return whole[-1], f"{what}. The run goes on from global_step_{whole[-1]}, the newest whole checkpoint."
+    if not named.isdigit() or folder_of(folder, int(named)).is_dir():
         raise ValueError(
             f"{what}. There is no other whole checkpoint to continue from. Put the file back, or begin the run anew by "
             f"moving {folder} away."
         )
+    # What is not there at all was deleted.
+    return None, None
+
+
+def choose_whole(trainer: Mapping) -> None:
+    """See to it that verl resumes from a whole checkpoint (`newest_whole`)."""
+    step, sentence = newest_whole(trainer)
+    if sentence and step is not None:
+        logger.warning("%s", sentence)
+        name_latest(Path(trainer["default_local_dir"]), step)
 
 
 def _is_sealed(checkpoint: Path) -> bool:

@@ -75,5 +75,10 @@ def validate_rewards(config: Mapping) -> None:
     names = set()
     for file in local_files(config["data"], "train_files", "val_files"):
         if file.suffix == ".parquet" and file.is_file():
+            if "data_source" not in pq.read_schema(file).names:
+                raise ValueError(
+                    f"{file} has no column data_source, which says who grades a row. Make it with "
+                    "data/preprocess.py, or add the column (docs/training.md)."
+                )
             names.update(pq.read_table(file, columns=["data_source"])["data_source"].unique().to_pylist())
     check_data_sources(names, **options)

@@ -33,7 +33,8 @@ class DumpMixin(Trainer):
     def _begin_dump(self, batch: KVBatchMeta, samples: list[Sample], rows: TeacherRows) -> dict[str, torch.Tensor]:
         """Choose what is dumped, and tell the workers: the field that their batch needs, if any."""
         self._dumped: list[int] = []
-        if not self.config.trainer.rollout_data_dir or not (limit := self.config.insight.max_samples):
+        limit = (self.config.get("insight") or {}).get("max_samples", 0)
+        if not self.config.trainer.rollout_data_dir or not limit:
             return {}
         with marked_timer("insight_dump", self.timing_raw):
             self._dumped = dump.choose(samples, limit)

@@ -12,8 +12,8 @@ from omegaconf import DictConfig
 from transfer_queue import KVBatchMeta
 
 from verl.sdpo.adapters import checkpoints
-from verl.sdpo.adapters.mixin import Trainer
 from verl.sdpo.adapters.samples import plain
+from verl.sdpo.adapters.stop import StoppableMixin
 from verl.sdpo.config import is_sdpo
 from verl.sdpo.insight.guard import VALIDATION, Event, Guard, GuardConfig
 
@@ -41,11 +41,8 @@ def format_errors(batch: KVBatchMeta) -> dict[str, float]:
     return {f"training/{FORMAT}": sum(flags) / len(flags)} if flags else {}
 
 
-class GuardMixin(Trainer):
-    """Over a trainer of verl's; see `verl/sdpo/insight/guard.py`."""
-
-    # Of the trainer below: the checkpoint that is saved, but not yet named.
-    unnamed_step: int | None
+class GuardMixin(StoppableMixin):
+    """Over a trainer of verl's, what every training has, GRPO as well; see `verl/sdpo/insight/guard.py`."""
 
     def __init__(self, config: DictConfig):
         self.guard = Guard(GuardConfig.of(config.get("insight") or {}))
@@ -130,10 +127,12 @@ class GuardMixin(Trainer):
         if self.guard.config.guard == "rollback" and self.guard.doubts and not is_last:
             logger.warning("GUARD: step %d looks wrong and is not saved over a good one.", self.global_steps)
             return
-        self._folder(self.global_steps).mkdir(parents=True, exist_ok=True)
-        (self._folder(self.global_steps) / STATE).write_text(json.dumps(self.guard.state))
         super()._save_checkpoint()
         self.saved_step = self.global_steps
+
+    def _record(self, folder: Path) -> None:
+        super()._record(folder)
+        (folder / STATE).write_text(json.dumps(self.guard.state))
 
     def _load_checkpoint(self) -> None:
         super()._load_checkpoint()

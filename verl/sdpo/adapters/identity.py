@@ -12,7 +12,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from verl.sdpo.adapters.checkpoints import TRACKER, folder_of, replace
+from verl.sdpo.adapters.checkpoints import folder_of, newest_whole, replace
 
 RECORD = "run_config.json"
 
@@ -64,13 +64,13 @@ def refuse_other(config: DictConfig) -> None:
     A checkpoint that holds none (of another trainer) is let through, as is one that `trainer.resume_from_path` names.
 
     Raises:
-        ValueError: naming each key that differs, with both values.
+        ValueError: naming each key that differs, with both values; or there is no whole checkpoint to continue from.
     """
     trainer = config["trainer"]
-    tracker = Path(trainer["default_local_dir"]) / TRACKER
-    if trainer["resume_mode"] != "auto" or not tracker.is_file():
+    step, _ = newest_whole(trainer)
+    if step is None:
         return
-    checkpoint = folder_of(tracker.parent, tracker.read_text().strip())
+    checkpoint = folder_of(Path(trainer["default_local_dir"]), step)
     if not (checkpoint / RECORD).is_file():
         return
     before, now = (dict(_identity(tree)) for tree in (json.loads((checkpoint / RECORD).read_text()), plain(config)))
@@ -95,18 +95,17 @@ def _identity(tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     folder = tree.get("vars", {}).get("dir", "")
     optim = tree["actor_rollout_ref"]["actor"]["optim"]
     falls = optim["lr_scheduler_type"] != "constant" or (optim["lr_warmup_steps_ratio"] or 0) > 0
-    fixed = MAY_NOT + LENGTH if falls else MAY_NOT
-    may_differ = MAY_DIFFER.split()
+    fixed = LENGTH if falls else ()
     for key, value in _flat(tree):
         if _matches(key, COPIES):
             continue
-        if _matches(key, fixed) or not _matches(key, may_differ):
+        if trains(key) or _matches(key, fixed):
             yield key, value.removeprefix(f"{folder}/") if isinstance(value, str) else value
 
 
 def trains(key: str) -> bool:
     """Whether a key changes what a step does, so that a run cannot go on with another value."""
-    return not _matches(key, MAY_DIFFER.split())
+    return _matches(key, MAY_NOT) or not _matches(key, MAY_DIFFER.split())
 
 
 def _matches(key: str, patterns: Iterable[str]) -> bool:

@@ -39,16 +39,11 @@ class RefillBuffer(ReplayBuffer):
             taught = self._wait_for_all(partition_id, batch_size)
         trajectories = self.partitions[partition_id]
         generated = sum(tag["response_len"] for tag in trajectories.values())
-        groups = {key.split("_")[0] for key in trajectories}
         finished = self._finished(partition_id)
-        # Of equals those that were asked for first, and those without any trajectory (verl's `failure`) at last.
-        chosen = sorted(finished, key=lambda uid: (uid not in taught, uid not in groups))[:batch_size]
-        if not groups & set(chosen):
-            raise RuntimeError(
-                f"step {global_steps}: none of {len(finished)} questions has a response. Look for the error of the "
-                "agent loop above."
-            )
-        self._clear_groups(partition_id, set(finished) - set(chosen))
+        # Of equals those that were asked for first.
+        chosen = sorted(finished, key=lambda uid: uid not in taught)[:batch_size]
+        # A group that failed ends the step (supervision.py), chosen or not.
+        self._clear_groups(partition_id, set(finished) - set(chosen) - self.failure_keys[partition_id])
         metrics = {
             "training/refill/rounds": rounds,
             "training/refill/questions": refilled,

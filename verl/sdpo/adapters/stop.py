@@ -107,8 +107,7 @@ class StoppableMixin(Trainer):
         try:
             # Of an earlier attempt at this step.
             (folder / checkpoints.SEAL).unlink(missing_ok=True)
-            identity.record(self.composed, folder)
-            (folder / SECONDS).write_text(f"{self.seconds_so_far:.1f}")
+            self._record(folder)
             super()._save_checkpoint()
             checkpoints.seal(folder)
         except Exception as error:
@@ -118,6 +117,11 @@ class StoppableMixin(Trainer):
                 "room; then start the run again: it goes on from the checkpoint before."
             ) from error
         self.unnamed_step = self.global_steps
+
+    def _record(self, folder: Path) -> None:
+        """Write into the folder of a checkpoint what the next start reads of this one."""
+        identity.record(self.composed, folder)
+        (folder / SECONDS).write_text(f"{self.seconds_so_far:.1f}")
 
     def on_step_begin(self) -> None:
         super().on_step_begin()
@@ -139,8 +143,9 @@ class StoppableMixin(Trainer):
             self.unnamed_step = None
 
     def _load_checkpoint(self) -> None:
-        super()._load_checkpoint()
         trainer = self.config.trainer
+        checkpoints.choose_whole(trainer)
+        super()._load_checkpoint()
         folder = checkpoints.folder_of(Path(trainer.default_local_dir), self.global_steps)
         if trainer.resume_mode == "resume_path":
             folder = Path(trainer.resume_from_path)

@@ -1,7 +1,6 @@
 """Our trainers: each of verl's, with what we add to all of them. Importing this registers them."""
 
 from verl.sdpo.adapters.guard import GuardMixin
-from verl.sdpo.adapters.stop import StoppableMixin
 from verl.sdpo.adapters.teacher_eval import TeacherEvalMixin
 from verl.sdpo.adapters.trainer import TeacherRowsMixin
 from verl.sdpo.config import STOPPABLE_MODE, TRAINER_MODE
@@ -11,26 +10,22 @@ from verl.trainer.ppo.v1.trainer_separate_async import PPOTrainerSeparateAsync
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
 
-class RunMixin(GuardMixin, StoppableMixin):
-    """What every training has, GRPO as well: ends that verl does not know, records of itself, the guard."""
-
-
-class SelfDistillationMixin(TeacherEvalMixin, TeacherRowsMixin, RunMixin):
+class SelfDistillationMixin(TeacherEvalMixin, TeacherRowsMixin, GuardMixin):
     """SDPO's step."""
 
 
 @register_trainer(STOPPABLE_MODE)
-class GuardedTrainer(RunMixin, PPOTrainerSync):
+class GuardedTrainer(GuardMixin, PPOTrainerSync):
     """A response is learnt from by the weights that wrote it."""
 
 
 @register_trainer("colocate_async_stoppable")
-class GuardedColocateAsync(RunMixin, PPOTrainerColocateAsync):
+class GuardedColocateAsync(GuardMixin, PPOTrainerColocateAsync):
     """Responses that are not finished when a step has enough go on with the next weights."""
 
 
 @register_trainer("separate_async_stoppable")
-class GuardedSeparateAsync(RunMixin, PPOTrainerSeparateAsync):
+class GuardedSeparateAsync(GuardMixin, PPOTrainerSeparateAsync):
     """Generation has accelerators of its own, and gets weights after several updates."""
 
 

@@ -11,7 +11,6 @@ from omegaconf import DictConfig
 
 from verl.sdpo import on_cpu
 from verl.sdpo.adapters.chat_template import validate_chat_template
-from verl.sdpo.adapters.checkpoints import choose_whole
 from verl.sdpo.adapters.data import validate_files, validate_rewards, validate_text_only
 from verl.sdpo.adapters.identity import refuse_other
 from verl.sdpo.checks import BLOCK
@@ -46,7 +45,6 @@ def validate(config: DictConfig) -> None:
     validate_separation(config)
     validate_teacher_eval(config)
     validate_files(config)
-    choose_whole(config["trainer"])
     refuse_other(config)
     if on_cpu():
         from verl.sdpo.cpu import validate_strategy

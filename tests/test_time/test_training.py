@@ -200,8 +200,20 @@ def test_a_valid_configuration_passes(config):
     ],
 )
 def test_mistakes_are_named_before_ray_starts(config, key, value, message):
-    QuestionSearch(config).log.close()
+    log = QuestionSearch(config).log
+    log.append(response="", reward=0.0)
+    log.close()
     OmegaConf.update(config, key, value)
     with pytest.raises(ValueError) as raised:
         validate_test_time(config)
     assert message in str(raised.value)
+
+
+def test_a_log_without_an_attempt_takes_corrected_settings(config):
+    validate_test_time(config)
+    OmegaConf.update(config, "data.max_response_length", 7)
+    validate_test_time(config)
+    log = QuestionSearch(config).log
+    log.append(response="", reward=0.0)
+    log.close()
+    assert read_log(log.path)[0]["max_response"] == 7

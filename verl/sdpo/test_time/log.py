@@ -74,13 +74,15 @@ class AttemptLog:
         self._cut(content.rfind(b"\n") + 1)
         if path.stat().st_size:
             self._resume()
-        else:
+        # One without an attempt was begun by a check of the configuration.
+        if not self.records:
+            os.truncate(path, 0)
             self._write({"config": self.config, "started": time.time()})
 
     def _resume(self) -> None:
         found, self.records = read_log(self.path)
         differing = sorted(k for k in found.keys() | self.config.keys() if found.get(k) != self.config.get(k))
-        if differing:
+        if differing and self.records:
             changes = "; ".join(f"{k} was {found.get(k)!r:.100}, now {self.config.get(k)!r:.100}" for k in differing)
             raise ValueError(f"{self.path} was begun differently: {changes}. Repeat that, or take another run name.")
 

@@ -10,7 +10,6 @@ one: its first step for the peak of resident memory, the second for the time; th
 
 import argparse
 import json
-import multiprocessing
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.memory import MIB, PeakMemory
+from benchmarks.process import measured
 from verl.sdpo.comparison import ComparingHead
 from verl.sdpo.head import HEADS, Projection
 from verl.sdpo.objective import Denominators, Divergence, Tokens, token_weights
@@ -89,15 +89,7 @@ def measure(variant: str, dtype: str, shape: Shape, connection) -> None:
 
 
 def best_of(variant: str, dtype: str, shape: Shape, repeats: int) -> dict:
-    context = multiprocessing.get_context("fork")
-    results = []
-    for _ in range(repeats):
-        here, there = context.Pipe()
-        process = context.Process(target=measure, args=(variant, dtype, shape, there))
-        process.start()
-        results.append(here.recv())
-        process.join()
-    peaks, seconds = zip(*results, strict=True)
+    peaks, seconds = zip(*(measured(measure, variant, dtype, shape, start="fork") for _ in range(repeats)), strict=True)
     return {"variant": variant, "dtype": dtype, "peak_mib": round(min(peaks), 1), "seconds": round(min(seconds), 3)}
 
 

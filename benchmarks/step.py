@@ -14,7 +14,6 @@ Seven of a group's eight teacher prompts are the same: the eighth sample is thei
 import argparse
 import functools
 import json
-import multiprocessing
 import os
 import time
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmarks.memory import MIB, PeakMemory, resident_bytes
+from benchmarks.process import measured
 
 # `head` and `shared_prefix`.
 SDPO = {"sdpo-eager": ("eager", "off"), "sdpo": ("chunked", "off"), "sdpo-shared": ("chunked", "on")}
@@ -173,23 +173,8 @@ def measure(variant: str, model: str, dtype: str, shape: Shape, rendezvous: str,
     connection.send((seconds, memory.bytes / MIB, teacher_bytes / MIB))
 
 
-def measured_in_a_process(variant: str, model: str, dtype: str, shape: Shape, folder: Path) -> tuple:
-    context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe(duplex=False)
-    rendezvous = str(folder / f"{variant}-{time.time_ns()}")
-    process = context.Process(target=measure, args=(variant, model, dtype, shape, rendezvous, there))
-    process.start()
-    there.close()
-    try:
-        return here.recv()
-    except EOFError:
-        raise SystemExit(f"{variant} failed, see above") from None
-    finally:
-        process.join()
-
-
 def table(rows: list[dict]) -> str:
-    base = next(row["seconds"] for row in rows if row["variant"] == "grpo")
+    base = next((row["seconds"] for row in rows if row["variant"] == "grpo"), float("nan"))
     lines = ["| variant | seconds | of GRPO's | peak above weights, MiB | teacher's weights, MiB |"]
     lines.append("|---|---:|---:|---:|---:|")
     for row in rows:
@@ -221,7 +206,9 @@ def main() -> None:
         # In turns, so that whatever else the machine does falls on all of them.
         for _ in range(args.repeats):
             for variant in args.variants:
-                results[variant].append(measured_in_a_process(variant, args.model, args.dtype, shape, Path(folder)))
+                rendezvous = str(Path(folder) / f"{variant}-{time.time_ns()}")
+                result = measured(measure, variant, args.model, args.dtype, shape, rendezvous, start="spawn")
+                results[variant].append(result)
     for variant, found in results.items():
         seconds, peaks, teachers = zip(*found, strict=True)
         numbers = {"seconds": min(seconds), "peak_mib": min(peaks), "teacher_mib": min(teachers)}

@@ -220,8 +220,10 @@ launch() {
 }
 
 launch_slurm() {
-    local name=$1 run_dir=$2 job
-    if job=$(queued_job "$run_dir"); then
+    local name=$1 run_dir=$2 job queue
+    # Without an answer a second job might train in the folders of the first.
+    queue=$(squeue --me --noheader --format=%i) || die "squeue does not say which jobs are queued. Try again when it does."
+    if job=$(cat "$run_dir/slurm_job" 2>/dev/null) && grep --quiet --line-regexp --fixed-strings "${job%%;*}" <<<"$queue"; then
         echo "# $name: already queued or running as job $job, skipped" >&2
         LAUNCHER_SKIPPED+=("$name")
     elif job=$(sbatch --parsable "$run_dir/job.sh"); then
@@ -231,11 +233,6 @@ launch_slurm() {
     else
         LAUNCHER_FAILED+=("$name")
     fi
-}
-
-queued_job() {
-    local job
-    job=$(cat "$1/slurm_job" 2>/dev/null) && [[ -n $(squeue --noheader --jobs "${job%%;*}" 2>/dev/null) ]] && echo "$job"
 }
 
 launch_local() {

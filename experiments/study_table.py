@@ -45,14 +45,10 @@ def interval(values_SQ: np.ndarray) -> tuple[float, float]:
 
 
 def difference(runs: Mapping[int, Run], reference: Mapping[int, Run]) -> np.ndarray:
-    """Final scores less the reference's on the same seed and question, (S, Q), of the seeds that both have.
-
-    Raises:
-        ValueError: when they have none in common.
+    """Final scores less the reference's on the same seed and question, (S, Q), of the seeds that both have, one at
+    least.
     """
     shared = runs.keys() & reference.keys()
-    if not shared:
-        raise ValueError("two arms have no seed in common: run the study with the same seeds for all arms.")
     mine, theirs = ({seed: arm[seed] for seed in shared} for arm in (runs, reference))
     return final_scores(mine) - final_scores(theirs)
 
@@ -81,7 +77,7 @@ def table(arms: Mapping[str, Mapping[int, Run]]) -> str:
 
 
 def _compared(runs: Mapping[int, Run], reference: Mapping[int, Run] | None) -> list[str]:
-    if reference is None:
+    if reference is None or not runs.keys() & reference.keys():
         return ["", ""]
     values_SQ = difference(runs, reference)
     return [f"{values_SQ.mean():+.2f}", _span(values_SQ, "+")]

@@ -31,8 +31,7 @@ def run(command: Sequence[str], *, env: Mapping[str, str], log: Path, watch: Cal
         SystemExit: when this process was asked to stop.
     """
     _adopt_orphans()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _stop)
+    before = {number: signal.signal(number, _stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         with log.open("wb") as output:
             # A session of its own, so that a terminal's Ctrl-C reaches only us and the end is orderly.
@@ -46,9 +45,11 @@ def run(command: Sequence[str], *, env: Mapping[str, str], log: Path, watch: Cal
         if process.returncode != 0:
             raise RunFailed(f"exit status {process.returncode}")
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in before:
             signal.signal(number, signal.SIG_IGN)
         _end_descendants()
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _stop(number: int, _frame) -> None:

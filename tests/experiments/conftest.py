@@ -33,7 +33,7 @@ count=$(ls "$FAKE" | grep -c sbatch)
 cp "${@: -1}" "$FAKE/sbatch.$count"
 echo "$((1000 + count));cluster"
 """
-SQUEUE = """cat "$FAKE/queued.${@: -1}" """
+SQUEUE = """cd "$FAKE" && ls | sed -n 's/^queued[.]//p'"""
 SCONTROL = """echo "$@" >>"$FAKE/scontrol" """
 
 

@@ -364,3 +364,13 @@ def test_paths_that_do_not_exist_or_cannot_be_read(machine):
     assert run.returncode == 1
     assert "Environment variable 'NOWHERE' not found" in run.stderr
     assert "Traceback" not in run.stderr
+
+
+def test_without_an_answer_of_the_queue_nothing_is_submitted(machine):
+    machine.add_slurm()
+    machine.add_data(*DATASETS)
+    machine.command("squeue", "echo 'Unable to contact slurm controller' >&2; exit 1")
+    failed = machine.run("rich_feedback/run_sdpo.sh")
+    assert failed.returncode != 0
+    assert "squeue does not say which jobs are queued" in failed.stderr
+    assert machine.submitted() == []

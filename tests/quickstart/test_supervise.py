@@ -30,7 +30,7 @@ if sys.argv[2] == "hang":
 sys.exit(int(sys.argv[2]))
 """
 SUPERVISOR = """
-import os, sys
+import os, signal, sys
 from pathlib import Path
 from experiments.quickstart import supervise
 supervise.GRACE_SECONDS = 1.0
@@ -45,6 +45,7 @@ try:
 except supervise.RunFailed as error:
     print(error)
     sys.exit(1)
+assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, "Ctrl-C ends what comes after"
 """
 
 

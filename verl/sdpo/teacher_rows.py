@@ -19,7 +19,8 @@ from verl.sdpo.reprompt import (
 )
 
 # Metric: tokens of the teacher's rows, which are those with a target.
-TEACHER_TOKENS = "self_distillation/teacher_tokens"
+# verl adds up, over the updates of an asynchronous step, what is called a total.
+TEACHER_TOKENS = "self_distillation/total_teacher_tokens"
 
 Tool = dict[str, Any]
 TokenizeChat = Callable[[Sequence[Message], Sequence[Tool] | None], list[int]]

@@ -36,7 +36,7 @@ def check_file(path: Path, subject: str, data: Mapping, tokenizer) -> Finding:
         metadata = pq.read_metadata(path)
     except (pa.lib.ArrowException, OSError) as error:
         return Finding(FAIL, subject, f"{path}: {describe(error)}", "Make it again: data/README.md.")
-    columns = {data["prompt_key"], data["reward_fn_key"], "reward_model"}
+    columns = {data["prompt_key"], "data_source", "reward_model"}
     missing = columns - set(metadata.schema.to_arrow_schema().names)
     if missing:
         return Finding(FAIL, subject, f"{path} lacks {sorted(missing)}", "Make it with data/preprocess.py.")

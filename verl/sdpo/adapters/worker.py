@@ -23,7 +23,7 @@ ONE_TO_ALL = Dispatch.ONE_TO_ALL  # type: ignore[attr-defined]  # verl adds the 
 
 
 class SelfDistillationWorker(DetachActorWorker):
-    """Role `actor_rollout_ref`; with the live teacher `actor_rollout`, as there is no second model then.
+    """Role `actor_rollout_ref`; `actor_rollout` where the teacher is no second model.
 
     verl's worker with what `separate_async` asks of it besides: to score with the weights that generation has.
     """
@@ -73,7 +73,6 @@ class SelfDistillationWorker(DetachActorWorker):
 
     @register(dispatch_mode=ONE_TO_ALL)
     def save_checkpoint(self, local_path, hdfs_path=None, global_step=0, max_ckpt_to_keep=None):
-        # The teacher first: verl's own save ends by deleting older checkpoints, and must find this one complete.
         self.teacher.save(local_path, global_step)
         super().save_checkpoint(local_path, hdfs_path, global_step, max_ckpt_to_keep)
 

@@ -37,8 +37,6 @@ class Answer:
 class TokenScores:
     """The student's attempt, token by token, under the teacher's prompt; every field (T,)."""
 
-    log_ratio: np.ndarray
-    """log q(y_t) - log pi(y_t): positive where the teacher agrees more than the student itself."""
     divergence: np.ndarray
     """Nats, as the objective's alpha has it, over the whole vocabulary."""
     differs: np.ndarray

@@ -124,13 +124,11 @@ class Scorer:
 
     def __call__(self, student_prompt, teacher_prompt, response: Sequence[int]) -> TokenScores:
         student, teacher = self.log_probs(student_prompt, response), self.log_probs(teacher_prompt, response)
-        sampled = torch.tensor(response, device=student.device)[:, None]
         wanted = teacher.argmax(-1, keepdim=True)
         belief = student.gather(-1, wanted)
         # How many tokens the student thinks likelier.
         rank = (student > belief).sum(-1)
         scores = TokenScores(
-            log_ratio=(teacher - student).gather(-1, sampled)[:, 0],
             divergence=divergence(student, teacher, self.alpha),
             differs=(student.argmax(-1, keepdim=True) != wanted)[:, 0],
             students_belief=belief[:, 0].exp(),

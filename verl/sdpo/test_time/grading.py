@@ -13,8 +13,6 @@ from typing import Any, cast
 
 import pyarrow.parquet as pq
 
-from verl.sdpo.adapters.data import REWARD_FUNCTION as GRADERS
-
 SUCCESS = 1.0
 
 RewardFunction = Callable[..., dict[str, Any]]
@@ -97,9 +95,9 @@ def grade(
     return {**result, "hidden": confirmation, "confirmed": confirmed}
 
 
-def load_reward_function(path: str = GRADERS, options: Mapping[str, Any] | None = None) -> RewardFunction:
+def load_reward_function(path: str, options: Mapping[str, Any]) -> RewardFunction:
     """`compute_score` of a module (`pkg://...`) or a file, with its options."""
-    return functools.partial(_load(path), **(options or {}))
+    return functools.partial(_load(path), **options)
 
 
 @functools.cache

@@ -220,10 +220,8 @@ launch() {
 }
 
 launch_slurm() {
-    local name=$1 run_dir=$2 job queue
-    # Without an answer a second job might train in the folders of the first.
-    queue=$(squeue --me --noheader --format=%i) || die "squeue does not say which jobs are queued. Try again when it does."
-    if job=$(cat "$run_dir/slurm_job" 2>/dev/null) && grep --quiet --line-regexp --fixed-strings "${job%%;*}" <<<"$queue"; then
+    local name=$1 run_dir=$2 job
+    if job=$(cat "$run_dir/slurm_job" 2>/dev/null) && is_queued "${job%%;*}"; then
         echo "# $name: already queued or running as job $job, skipped" >&2
         LAUNCHER_SKIPPED+=("$name")
     elif job=$(sbatch --parsable "$run_dir/job.sh"); then
@@ -233,6 +231,14 @@ launch_slurm() {
     else
         LAUNCHER_FAILED+=("$name")
     fi
+}
+
+# JOB: whether Slurm knows it. Asked once, and no silence is believed: a second job would train in the folders of the first.
+is_queued() {
+    if [[ -z ${LAUNCHER_QUEUE+set} ]]; then
+        LAUNCHER_QUEUE=$(squeue --noheader --format=%i) || die "squeue does not say which jobs are queued. Try again when it does."
+    fi
+    grep --quiet --line-regexp --fixed-strings "$1" <<<"$LAUNCHER_QUEUE"
 }
 
 launch_local() {

@@ -118,8 +118,9 @@ def make_run(
     if "config" in content:
         axes = {key: fields[axis] for axis, key in AXIS_KEYS.items() if axis in fields}
         overrides = {key: fill(value, fields) for key, value in content.get("overrides", {}).items()}
-        words = [override(key, value) for key, value in {**axes, **overrides, **settings}.items()]
-        return Run(name, task, content["config"], words)
+        # The task for the record of the run, which would name the variable TASK alone.
+        words = {**axes, **overrides, "vars.task": task, **settings}
+        return Run(name, task, content["config"], [override(key, value) for key, value in words.items()])
     fields = {**fields, "run": name, "data": os.path.join(data, task)}
     fields |= {"python": environment["LAUNCHER_PYTHON"], "gpus": environment.get("SITE_GPUS") or "1"}
     flags = [word for flag, value in content.get("flags", {}).items() for word in (f"--{flag}", value)]

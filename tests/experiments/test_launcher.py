@@ -113,6 +113,7 @@ exec \\
     actor_rollout_ref.actor.self_distillation.alpha=1.0 \\
     actor_rollout_ref.actor.self_distillation.distillation_topk=20 \\
     actor_rollout_ref.actor.self_distillation.teacher_update_rate=0.01 \\
+    vars.task=datasets/lcb_v6 \\
     trainer.total_epochs=2 \\
     +a=b\\ c
 """
@@ -298,7 +299,7 @@ def test_complete_and_queued_runs_are_skipped(machine):
     assert len(machine.submitted()) == 3
     done, queued = (machine.runs / f"{NAME[:-1]}{seed}" for seed in (0, 1))
     (done / "complete").touch()
-    (machine.fake / f"queued.{1001}").write_text("1001 PD")
+    (machine.fake / f"queued.{1001}").touch()
 
     again = machine.run(*sweep, **seeds)
     assert f"# {done.name}: complete, skipped" in again.stderr
@@ -370,7 +371,9 @@ def test_without_an_answer_of_the_queue_nothing_is_submitted(machine):
     machine.add_slurm()
     machine.add_data(*DATASETS)
     machine.command("squeue", "echo 'Unable to contact slurm controller' >&2; exit 1")
-    failed = machine.run("rich_feedback/run_sdpo.sh")
-    assert failed.returncode != 0
-    assert "squeue does not say which jobs are queued" in failed.stderr
-    assert machine.submitted() == []
+    # Nobody is asked about a first job.
+    assert machine.run("rich_feedback/run_sdpo.sh", SEEDS="0").returncode == 0
+    again = machine.run("rich_feedback/run_sdpo.sh", SEEDS="0")
+    assert again.returncode != 0
+    assert "squeue does not say which jobs are queued" in again.stderr
+    assert len(machine.submitted()) == 1

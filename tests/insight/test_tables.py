@@ -94,8 +94,8 @@ def test_another_model_or_other_data_make_another_method(tmp_path):
         "SDPO, path=Qwen/Qwen3-4B": [large],
     }
     # A configuration may take its task from the environment.
-    other = run("d", "Qwen/Qwen3-0.6B", source="chemistry")
-    assert methods([small, other]) == {"SDPO, validation=task": [small], "SDPO, validation=chemistry": [other]}
+    other = run("d", "Qwen/Qwen3-0.6B", source="another")
+    assert methods([small, other]) == {"SDPO, validation=task": [small], "SDPO, validation=another": [other]}
 
 
 def test_a_run_in_progress_and_one_with_restarts(tmp_path):

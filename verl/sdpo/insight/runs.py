@@ -128,7 +128,7 @@ class Run:
         folder = self._folder("heldout", "trainer.validation_data_dir")
         return {step: _answers(file) for step, file in _steps(folder, "jsonl").items()}
 
-    @property
+    @cached_property
     def sample_files(self) -> dict[int, Path]:
         """Step to its file of training responses: ours, else verl's."""
         folder = self._folder("rollouts", "trainer.rollout_data_dir")
@@ -177,7 +177,8 @@ def methods(runs: Sequence[Run]) -> dict[str, list[Run]]:
     for algorithm, members in groups.items():
         settings = [_method(run) for run in members]
         keys = {key for flat in settings for key in flat if trains(key) and not PRIVATE.search(key)}
-        differing = sorted(key for key in keys if len({flat.get(key) for flat in settings}) > 1)
+        # A run that was not validated yet says nothing of its data.
+        differing = sorted(key for key in keys if len({str(flat.get(key)) for flat in settings} - {""}) > 1)
         for run, flat in zip(members, settings, strict=True):
             changes = [f"{key.rpartition('.')[2]}={flat.get(key)}" for key in differing]
             named.setdefault(", ".join([algorithm, *changes]), []).append(run)

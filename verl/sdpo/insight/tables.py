@@ -101,7 +101,7 @@ def bootstrap(of: Accuracies, seed: int = 0) -> tuple[dict[str, float], dict[str
     seeds, _, count = of.values_STQ.shape
     generator = np.random.default_rng(seed)
     weights_BQ = generator.multinomial(count, np.full(count, 1 / count), size=DRAWS) / count
-    chosen_BS = (generator.random((DRAWS, max(16, seeds)))[:, :seeds] * seeds).astype(int)
+    chosen_BS = (generator.random((seeds, DRAWS)).T * seeds).astype(int)
     measured = statistics(of, of.values_STQ.mean(-1, keepdims=True))
     drawn = statistics(of, of.values_STQ @ weights_BQ.T)
     draws = {name: np.take_along_axis(values.T, chosen_BS, axis=1).mean(1) for name, values in drawn.items()}

@@ -1,6 +1,7 @@
 """The requirement files: each complete and consistent in itself, none against another that is installed with it."""
 
 import importlib.metadata
+import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -40,6 +41,13 @@ def pins(name: str, python: str = "3.12") -> dict[str, Version]:
     }
 
 
+def own_extra(name: str) -> list[Requirement]:
+    """Of pyproject.toml: what is installed here may be older."""
+    found = re.search(rf"^{name} = (\[.*\])$", (REPOSITORY / "pyproject.toml").read_text(), re.MULTILINE)
+    assert found
+    return [Requirement(text) for text in json.loads(found[1])]
+
+
 def unmet(requirements: list[Requirement], found: dict[str, Version]) -> list[str]:
     """Which of a distribution's requirements the pins do not meet."""
     return [
@@ -65,7 +73,10 @@ def test_this_package_and_verl_are_satisfied(name, python):
     found = pins(name, python)
     assert found["verl"] == Version("0.9.1")
     # Of the container's packages, verl asks for none by itself.
-    for package, extra in (("sdpo", "report"), ("verl", ""), ("math-verify", "antlr4_9_3")):
+    assert not unmet(own_extra("report"), found)
+    if name != "requirements.txt":
+        assert not unmet(own_extra("test"), found)
+    for package, extra in (("sdpo", ""), ("verl", ""), ("math-verify", "antlr4_9_3")):
         assert not unmet(active(importlib.metadata.requires(package), python, extra), found)
     # verl imports trl wherever it is installed, and fails on its current version.
     assert "trl" not in found

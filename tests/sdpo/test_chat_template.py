@@ -70,7 +70,7 @@ def test_verl_leaves_out_what_is_refused(tmp_path, model):
     options = {"cache_dir": str(tmp_path / "cache"), "filter_overlong_prompts_workers": None}
     data = OmegaConf.create({**config.data, **options})
     dataset = RLHFDataset([str(file)], load_tokenizer(config.actor_rollout_ref.model), data)
-    kinds = read_kinds(file, "prompt", "data_source")
+    kinds = read_kinds(file, "prompt")
     assert len(dataset) == kinds[("user",)].count == 1
 
 
@@ -108,7 +108,7 @@ def test_every_sequence_of_roles_is_found_in_every_row_group(tmp_path, list_type
     form = list_type(pa.struct({"role": pa.large_string(), "content": pa.large_string()}))
     table = pa.table({"prompt": pa.array(contents, form)})
     pq.write_table(table, tmp_path / "x.parquet", row_group_size=2)
-    kinds = read_kinds(tmp_path / "x.parquet", "prompt", "data_source")
+    kinds = read_kinds(tmp_path / "x.parquet", "prompt")
     assert {roles: (kind.row, kind.count) for roles, kind in kinds.items()} == {
         ("user",): (0, 8),
         ("system", "user"): (5, 2),

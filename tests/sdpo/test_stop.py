@@ -1,11 +1,13 @@
 """`fit` and the choice of when to save are stock verl's; everything that trains is taken out."""
 
 import json
+from types import SimpleNamespace
 from unittest import mock
 
 import pytest
 from omegaconf import OmegaConf
 
+from verl.sdpo.adapters import checkpoints
 from verl.sdpo.adapters.checkpoints import TRACKER
 from verl.sdpo.adapters.stop import StoppableMixin
 from verl.sdpo.adapters.supervision import Watch
@@ -254,8 +256,10 @@ def test_everything_else_is_verls_trainer():
         "step",
         "_build_replay_buffer",
         "on_init_end",
+        "on_sample_end",
         "on_step_begin",
         "on_step_end",
+        "on_validate_begin",
         "_shutdown_dump_executor",
         "_save_checkpoint",
         "_load_checkpoint",
@@ -267,3 +271,40 @@ def test_responses_that_have_come_are_not_waited_for(tmp_path):
     with mock.patch.object(PPOTrainerSync, "_build_replay_buffer", lambda self: verls):
         assert Loop(tmp_path)._build_replay_buffer() is verls
     assert verls.poll_interval < 0.5
+
+
+def test_a_trainer_passes_over_a_torn_checkpoint(tmp_path):
+    for step in (1, 2):
+        folder = checkpoints.folder_of(tmp_path, step)
+        folder.mkdir()
+        (folder / "data.pt").write_bytes(b"order")
+        checkpoints.seal(folder)
+        checkpoints.name_latest(tmp_path, step)
+    (tmp_path / "global_step_2" / "data.pt").write_bytes(b"")
+
+    def verl_load(self):
+        self.global_steps = int((tmp_path / TRACKER).read_text())
+
+    loop = Loop(tmp_path)
+    with mock.patch.object(PPOTrainerSync, "_load_checkpoint", verl_load):
+        loop._load_checkpoint()
+    assert loop.global_steps == 1
+
+
+def test_whom_a_training_waits_for(tmp_path):
+    """The agent loops are made after the first hand-over of weights."""
+    loop = Loop(tmp_path)
+    replicas = [SimpleNamespace(servers=["head", "second node"]), SimpleNamespace(servers=["other"])]
+    loop.llm_server_manager = SimpleNamespace(get_replicas=lambda: replicas)
+    loop.reward_loop_manager = SimpleNamespace(reward_loop_workers=["grader"])
+    loop.actor_rollout_wg = SimpleNamespace(workers=["rank"])
+    known = {
+        "reward worker 0": "grader",
+        "rollout server 0": "head",
+        "rollout server 1": "second node",
+        "rollout server 2": "other",
+        "training worker 0": "rank",
+    }
+    assert loop._actors() == known
+    loop.agent_loop_manager = SimpleNamespace(agent_loop_workers=["loop"])
+    assert loop._actors() == known | {"agent loop worker 0": "loop"}

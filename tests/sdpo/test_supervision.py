@@ -1,6 +1,8 @@
 """Whoever waits for the dead notices. Ray is a fake but in the last test: an actor answers, is busy, or is dead."""
 
+import importlib.util
 import time
+from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
 
@@ -149,8 +151,8 @@ def test_a_wait_for_what_the_dead_will_not_do_is_ended(cluster, end):
 
 
 def test_a_death_is_told_even_where_nobody_waited_for_the_dead(cluster):
-    worker, server = Process.remote(), Process.remote()
-    ray.get(worker.__ray_ready__.remote())
+    server = Process.remote()
+    ray.get(server.__ray_ready__.remote())
     ray.kill(server)
     watch = Watch(lambda: {"reward worker 0": server})
     with pytest.raises(RuntimeError, match=r"The reward worker 0 died\."), watch.over():
@@ -163,3 +165,11 @@ def test_who_lives_is_left_alone(cluster):
     with watch.over():
         time.sleep(3 * supervision.PAUSE_SECONDS)
     assert ray.get(worker.__ray_ready__.remote())
+
+
+def test_what_is_read_of_a_server_is_there():
+    """By their source: without an accelerator vLLM takes long to import."""
+    vllm, verl = (Path(importlib.util.find_spec(name).submodule_search_locations[0]) for name in ("vllm", "verl"))
+    assert "    def errored(self) -> bool:" in (vllm / "v1/engine/async_llm.py").read_text()
+    server = verl / "workers/rollout/vllm_rollout/vllm_async_server.py"
+    assert "        self.engine = engine_client\n" in server.read_text()

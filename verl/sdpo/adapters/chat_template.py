@@ -78,7 +78,7 @@ def template_problem(file: Path, data: Mapping, tokenizer) -> str | None:
         tokenizer: None looks at the form of the messages only.
     """
     try:
-        kinds = read_kinds(file, data["prompt_key"], "data_source")
+        kinds = read_kinds(file, data["prompt_key"])
     except ValueError as error:
         return str(error)
     for roles, kind in kinds.items() if tokenizer is not None else ():
@@ -99,14 +99,14 @@ def template_problem(file: Path, data: Mapping, tokenizer) -> str | None:
     return None
 
 
-def read_kinds(file: Path, prompt_key: str, source_key: str) -> dict[tuple[str, ...], Kind]:
+def read_kinds(file: Path, prompt_key: str) -> dict[tuple[str, ...], Kind]:
     """The rows of a parquet file by the roles of their messages.
 
     Raises:
         ValueError: a row is not a list of messages.
     """
     parquet = pq.ParquetFile(file)
-    columns = {prompt_key, source_key} & set(parquet.schema_arrow.names)
+    columns = {prompt_key, "data_source"} & set(parquet.schema_arrow.names)
     if prompt_key not in columns:
         raise ValueError(f"{file} has no column {prompt_key!r} (data.prompt_key).")
     form = parquet.schema_arrow.field(prompt_key).type
@@ -128,7 +128,7 @@ def read_kinds(file: Path, prompt_key: str, source_key: str) -> dict[tuple[str, 
             if roles not in kinds:
                 rows = next(parquet.iter_batches(place + 1, row_groups=[group], columns=sorted(columns)))
                 (first,) = rows.slice(place).to_pylist()
-                kinds[roles] = Kind(row, str(first.get(source_key)), first[prompt_key])
+                kinds[roles] = Kind(row, str(first.get("data_source")), first[prompt_key])
             kinds[roles].count += 1
             row += 1
     return kinds

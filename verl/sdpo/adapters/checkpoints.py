@@ -60,8 +60,8 @@ def delete_old(folder: Path, step: int, keep: int | None) -> None:
 
 
 def newest_whole(trainer: Mapping) -> tuple[int | None, str | None]:
-    """The step from which verl's own resuming goes on, None where it begins anew; and, where that is not the latest, a
-    sentence that says why: the latest is torn.
+    """The step from which `resume_mode=auto` goes on, None where verl begins anew or is told where; and, where that is
+    not the latest, a sentence that says why: the latest is torn.
 
     A checkpoint without a seal, as version 0.1 and verl itself make them, is taken for whole.
 

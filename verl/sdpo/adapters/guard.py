@@ -108,7 +108,8 @@ class GuardMixin(StoppableMixin):
         """
         folder = self._folder(self.good_step)
         logger.warning("GUARD goes back to %s, and on from there.", folder)
-        self.checkpoint_manager.sleep_replicas()
+        with self.watch.over():
+            self.checkpoint_manager.sleep_replicas()
         self.actor_rollout_wg.load_checkpoint(local_path=str(folder / "actor"), del_local_after_load=False)
         if self.use_critic:
             self.critic_wg.load_checkpoint(local_path=str(folder / "critic"), del_local_after_load=False)

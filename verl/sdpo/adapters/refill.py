@@ -33,7 +33,9 @@ class RefillBuffer(ReplayBuffer):
             return super().sample(global_steps, partition_id, batch_size)
         rounds = refilled = 0
         taught = self._wait_for_all(partition_id, batch_size)
-        while (missing := batch_size - len(taught)) > 0 and rounds < self.sampler_kwargs["rounds"]:
+        most = self.sampler_kwargs["rounds"]
+        # A group that failed ends the step (supervision.py), chosen or not.
+        while (missing := batch_size - len(taught)) > 0 and rounds < most and not self.failure_keys[partition_id]:
             self.refill_fn(missing)
             rounds, refilled = rounds + 1, refilled + missing
             taught = self._wait_for_all(partition_id, batch_size)
@@ -42,7 +44,6 @@ class RefillBuffer(ReplayBuffer):
         finished = self._finished(partition_id)
         # Of equals those that were asked for first.
         chosen = sorted(finished, key=lambda uid: uid not in taught)[:batch_size]
-        # A group that failed ends the step (supervision.py), chosen or not.
         self._clear_groups(partition_id, set(finished) - set(chosen) - self.failure_keys[partition_id])
         metrics = {
             "training/refill/rounds": rounds,

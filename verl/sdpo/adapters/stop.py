@@ -71,6 +71,15 @@ class StoppableMixin(Trainer):
         with self.watch.over():
             super().on_init_end()
 
+    # verl waits for servers, to sleep or to take weights, in all of these.
+    def on_validate_begin(self) -> None:
+        with self.watch.over():
+            super().on_validate_begin()
+
+    def on_sample_end(self) -> None:
+        with self.watch.over():
+            super().on_sample_end()
+
     def on_step_end(self) -> None:
         with self.watch.over():
             super().on_step_end()
@@ -124,7 +133,8 @@ class StoppableMixin(Trainer):
         (folder / SECONDS).write_text(f"{self.seconds_so_far:.1f}")
 
     def on_step_begin(self) -> None:
-        super().on_step_begin()
+        with self.watch.over():
+            super().on_step_begin()
         # verl writes the responses of a step in the background.
         concurrent.futures.wait(self._dump_futures)
         self._name_checkpoint()

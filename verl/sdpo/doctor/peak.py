@@ -160,8 +160,7 @@ def _head(model: Model, batch: MicroBatch) -> int:
 
 def _gradient_of_head(model: Model, batch: MicroBatch) -> int:
     """In float32, and as computed where that is narrower."""
-    copy = batch.itemsize if batch.itemsize < FLOAT32 else 0
-    return (FLOAT32 + copy) * model.vocabulary * model.hidden
+    return (FLOAT32 + _narrow(batch)) * model.vocabulary * model.hidden
 
 
 def all_logits(model: Model, batch: MicroBatch, copies: int) -> int:

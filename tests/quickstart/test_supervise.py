@@ -34,6 +34,8 @@ import os, signal, sys
 from pathlib import Path
 from experiments.quickstart import supervise
 supervise.GRACE_SECONDS = 1.0
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+before = [signal.getsignal(number) for number in SIGNALS]
 folder, fake, ending, watch = Path(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4]
 def see():
     (folder / "seen").touch()
@@ -45,7 +47,7 @@ try:
 except supervise.RunFailed as error:
     print(error)
     sys.exit(1)
-assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, "Ctrl-C ends what comes after"
+assert [signal.getsignal(number) for number in SIGNALS] == before, "Ctrl-C ends what comes after"
 """
 
 

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from transfer_queue import KVBatchMeta
 
 from tests.sdpo.test_teacher_rows import TEMPLATES, decode, encode
@@ -96,7 +97,7 @@ def trainer(queue):
         encode=encode,
         decode=decode,
     )
-    trainer.config = SimpleNamespace(trainer=SimpleNamespace(rollout_data_dir=None))
+    trainer.config = OmegaConf.create({"trainer": {"rollout_data_dir": None}})
     trainer.actor_rollout_wg = SimpleNamespace(_dispatch_info={"actor": [0, 0]})
     return trainer
 
@@ -194,10 +195,12 @@ def test_the_teacher_is_saved_before_verl_deletes_older_checkpoints(monkeypatch)
 
 def test_chosen_responses_are_dumped_with_what_the_workers_recorded(trainer, queue, tmp_path, monkeypatch):
     """Two attempts; the worker, here the test, recorded the one that has a target."""
-    trainer.config = SimpleNamespace(
-        trainer=SimpleNamespace(rollout_data_dir=str(tmp_path)),
-        insight=SimpleNamespace(max_samples=2),
-        data=SimpleNamespace(max_response_length=4),
+    trainer.config = OmegaConf.create(
+        {
+            "trainer": {"rollout_data_dir": str(tmp_path)},
+            "insight": {"max_samples": 2},
+            "data": {"max_response_length": 4},
+        }
     )
     trainer.timing_raw = {}
     queue.samples = {"2+2?_1_0": entry("2+2?", "no"), "2+2?_0_0": entry("2+2?", "four", score=1.0)}

@@ -56,7 +56,8 @@ def test_every_published_question_is_prompted_once_per_seed(tmp_path, script, me
 def test_every_published_question_is_trained_on_once_per_seed(tmp_path):
     lines = sweep("run_sdpo_all.sh", "--list", "a.b=1", folder=tmp_path, SEEDS="0 1").splitlines()
     first = (
-        "sdpo_q1_seed0\tsdpo_ttt\tlcb_v6_singles/q_1\tactor_rollout_ref.model.path=Qwen/Qwen3-8B\tvars.seed=0\ta.b=1"
+        "sdpo_q1_seed0\tsdpo_ttt\tlcb_v6_singles/q_1\tactor_rollout_ref.model.path=Qwen/Qwen3-8B\tvars.seed=0"
+        "\tvars.task=lcb_v6_singles/q_1\ta.b=1"
     )
     assert lines[0] == first
     assert [line.split("\t")[0] for line in lines] == [f"sdpo_q{q}_seed{seed}" for seed in (0, 1) for q in PUBLISHED]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.sdpo.test_loss import FULL, LOSS_AGG_MODES, loss_from_logits, random_logits
-from verl.sdpo.objective import Denominators, Tokens, token_weights
+from verl.sdpo.objective import Denominators, Tokens, divergence, token_weights
 from verl.trainer.ppo.core_algos import agg_loss, compute_policy_loss_vanilla
 from verl.workers.config import FSDPActorConfig
 
@@ -167,3 +167,26 @@ def test_verls_grpo_weighs_sequences_as_the_authors_did():
         assert loss.item() == pytest.approx(expected.item(), rel=1e-7)
         gradients = [torch.autograd.grad(value, log_probs, retain_graph=True)[0] for value in (loss, expected)]
         assert torch.allclose(*gradients, rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("alpha", "p", "towards", "away"),
+    [
+        (0.0, 0.05, -0.930, 0.049),
+        (0.5, 0.05, -0.071, 0.017),
+        (1.0, 0.05, -0.325, 0.188),
+        (0.0, 0.3, -0.680, 0.299),
+        (0.5, 0.3, -0.149, 0.093),
+        (1.0, 0.3, -0.995, 1.273),
+    ],
+)
+def test_how_demonstrations_of_two_forms_pull(alpha, p, towards, away):
+    """The numbers of docs/algorithm.md: two outcomes, and a teacher that gives the first 0.98 or 0.001."""
+
+    def gradient(q):
+        student = torch.tensor([p, 1 - p], dtype=torch.float64).log().requires_grad_()
+        teacher = torch.tensor([q, 1 - q], dtype=torch.float64).log()
+        (of_logits,) = torch.autograd.grad(divergence(student.log_softmax(-1), teacher, alpha), student)
+        return of_logits[0].item()
+
+    assert [gradient(0.98), gradient(0.001)] == pytest.approx([towards, away], abs=1e-3)

@@ -122,6 +122,14 @@ queue_again() {
 
 stop_dir=${RUN_STOP_DIR:-$RUN_DIR}
 mkdir -p "$RUN_DIR" "$stop_dir"
+# Two trainings at once would write the same checkpoints. Some file systems know no locks, and are no reason to stop.
+exec 8>>"$RUN_DIR/lock"
+held=0
+flock --nonblock --conflict-exit-code 9 8 2>/dev/null || held=$?
+if [[ $held == 9 ]]; then
+    say "is running already: another job holds $RUN_DIR/lock"
+    exit 1
+fi
 rm -f "$stop_dir/stop" "$stop_dir/stopped" "$stop_dir/stopped_by_guard"
 first_checkpoint=$(last_checkpoint)
 limit_reached='' interrupted='' helpers=()
@@ -131,11 +139,11 @@ log=$RUN_DIR/output-$RUN_ATTEMPT.log
 export RUN_LOG=$log
 
 trap at_time_limit USR1
-trap at_interrupt INT TERM
+trap at_interrupt HUP INT TERM
 # Job control gives the command a process group of its own.
 set -m
 : >"$log"
-"$@" </dev/null >"$log" 2>&1 &
+"$@" </dev/null >"$log" 2>&1 8>&- &
 command=$!
 end_when_hung &
 helpers+=("$!")

@@ -247,13 +247,13 @@ launch_local() {
     bash "$run_dir/job.sh" &
     job=$!
     # A signal to this script alone would leave the run behind.
-    trap 'kill -TERM "$job"; wait "$job"; exit 143' INT TERM
+    trap 'kill -TERM "$job"; wait "$job"; exit 143' HUP INT TERM
     if wait "$job"; then
         LAUNCHER_SUBMITTED+=("$name")
     else
         LAUNCHER_FAILED+=("$name")
     fi
-    trap - INT TERM
+    trap - HUP INT TERM
 }
 
 # The script of one run, the same for Slurm and for this machine but for the lines that begin with #SBATCH.
@@ -272,6 +272,8 @@ print_job() {
     if [[ $LAUNCHER_MODE == slurm ]]; then
         print_sbatch_flags "$name" "$RUN_STOP_SECONDS" "$nodes"
         make_step "$nodes"
+        # Of a cluster started by hand, in the shell that submits: sbatch hands its environment on.
+        echo "unset RAY_ADDRESS"
     else
         print_exports RAY_ADDRESS
     fi

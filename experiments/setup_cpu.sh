@@ -39,8 +39,8 @@ wanted() {
     cat "$requirements"
 }
 
-# One at a time; the lock ends with this script.
-exec 9<"$requirements"
+# One at a time; the lock ends with this script. Open for writing, which NFS asks for; nothing is written.
+exec 9<>"$requirements"
 flock 9
 if [[ ! -L $venv ]] && wanted | cmp --silent - "$stamp"; then
     exit 0

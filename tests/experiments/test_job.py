@@ -124,6 +124,25 @@ def test_training_that_does_not_stop_in_time_is_ended(job, machine, run_folder, 
     assert ("no checkpoint was made before the time limit" in stderr) != has_checkpoint
 
 
+def test_the_same_run_twice_is_refused(job, run_folder):
+    start = job(TRAINING)
+    first = start()
+    wait_for(lambda: has_started(run_folder))
+    status, stderr = ended(start())
+    assert status == 1 and f"is running already: another job holds {run_folder}/lock" in stderr
+    first.send_signal(signal.SIGUSR1)
+    assert ended(first)[0] == 0
+
+
+def test_a_lost_connection_ends_the_training(job, run_folder):
+    process = job("echo started; sleep 604")()
+    wait_for(lambda: has_started(run_folder))
+    process.send_signal(signal.SIGHUP)
+    status, stderr = ended(process)
+    assert (status, "interrupted" in stderr) == (143, True), stderr
+    assert subprocess.run(["pgrep", "-f", "sleep 604"], check=False).returncode == 1
+
+
 def test_stop_asked_for_by_hand_is_not_complete(job, machine, run_folder):
     process = job(TRAINING)()
     wait_for(lambda: has_started(run_folder))

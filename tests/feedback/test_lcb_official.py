@@ -77,7 +77,7 @@ PASS = [
     main("match", "match 1:\n    case 1:\n        print(3)"),
     main("main guard at the end", "def g():\n    print(3)\nif __name__ == '__main__':\n    g()"),
     main("text after the last test's output is stripped", "print('  3  \\n\\n')"),
-    twice("state in a module", "import math\nmath.n = getattr(math, 'n', 0) + 1\nprint(1 if math.n in (1, 2) else 0)"),
+    Case("state in a module", "import math\nmath.n = getattr(math, 'n', 0) + 1\nprint(math.n)", ("", ""), ("1", "2")),
     function("method of Solution", "class Solution:\n    def f(self, a, b):\n        return sum(a) + b"),
     function("plain function", "def f(a, b):\n    return sum(a) + b"),
     function("top-level tuple", "def f(a, b):\n    return (*a, b)", output="[1, 2, 3]"),
@@ -212,7 +212,9 @@ def cases(table):
 
 
 def score(case: Case, mode: str) -> float:
-    return compute_score("livecodebench", case.response, case.ground_truth, mode=mode)["score"]
+    result = compute_score("livecodebench", case.response, case.ground_truth, mode=mode)
+    assert not result["grader_error"]
+    return result["score"]
 
 
 @cases(TABLE)

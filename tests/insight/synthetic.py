@@ -65,6 +65,7 @@ def training_metrics(step: int, rng: random.Random) -> dict[str, float]:
         "response_length/mean": 30 + step,
         "actor/pg_loss": 0.1 / step,
         "actor/grad_norm": 1.0,
+        "actor/lr": 1e-6,
         "self_distillation/kl": 0.3 / step,
         "self_distillation/student_entropy": 0.5,
         "self_distillation/teacher_entropy": 0.4,

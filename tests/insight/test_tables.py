@@ -41,6 +41,15 @@ def test_intervals_cover_what_resampling_can_give():
     assert draws["last"].mean() == pytest.approx(0.3, abs=0.01)
 
 
+def test_seeds_are_drawn_too():
+    """Two seeds, one always right and one never: their mean of two draws is 0, 1/2, 1 with shares 1/4, 1/2, 1/4."""
+    values = np.array([[[1.0] * 5], [[0.0] * 5]])
+    _, draws = tables.bootstrap(tables.Accuracies(values, np.zeros((2, 1))))
+    found, counts = np.unique(draws["last"], return_counts=True)
+    assert found.tolist() == [0, 0.5, 1]
+    assert (counts / counts.sum()).tolist() == pytest.approx([0.25, 0.5, 0.25], abs=0.03)
+
+
 def test_differences_are_paired():
     """A method that is better by 0.1 on every question and seed is so in every draw."""
     generator = np.random.default_rng(1)
@@ -120,6 +129,7 @@ def test_sentences(tmp_path):
     folder = make_run(tmp_path / "run", steps=1)
     data = {
         "timing_s/step": 1.0,
+        "actor/lr": 1e-6,
         "actor/grad_norm": None,
         "self_distillation/reprompt_sample_fraction": 0.0,
         "self_distillation/grader_error_fraction": 0.25,

@@ -25,7 +25,7 @@ from tests.e2e.tiny import build_model
 from verl.sdpo.adapters.chat_template import load_tokenizer
 from verl.sdpo.checks import BLOCK
 from verl.sdpo.doctor import cluster, data, installation, machine, services, wandb_login
-from verl.sdpo.doctor.__main__ import compose, main, parse_arguments
+from verl.sdpo.doctor.__main__ import compose, examine_machine, main, parse_arguments
 from verl.sdpo.doctor.capacity import (
     CPU_PROCESSES,
     GIB,
@@ -587,6 +587,10 @@ def test_disk(monkeypatch, tmp_path):
     assert machine.check_disk(folder, 60 * GIB, copies=2).status == FAIL
     assert machine.check_disk(folder, 60 * GIB, copies=None).status == WARN
     assert machine.check_disk(folder, 60 * GIB, copies=0).status == WARN
+    # What an earlier attempt has saved needs no room any more.
+    (tmp_path / "not" / "yet" / "global_step_5").mkdir(parents=True)
+    assert machine.check_disk(folder, 60 * GIB, copies=2).status == OK
+    assert machine.check_disk(folder, 120 * GIB, copies=1).status == FAIL
     (tmp_path / "file").touch()
     assert "cannot be written" in machine.check_disk(str(tmp_path / "file" / "under"), GIB, copies=2).found
 
@@ -881,6 +885,8 @@ def test_mistakes_in_the_configuration_are_findings(monkeypatch, capsys):
     assert "FAIL  configuration   sdpo: ValueError: actor_rollout_ref.actor.self_distillation.alpha=2: expected" in (
         capsys.readouterr().out
     )
+    config = compose(parse_arguments([]))
+    assert "not estimated" in next(examine_machine(config, is_valid=False)).found
     main(["--installation-only", "machine=cpu"])
     assert "without an accelerator set VERL_PLATFORM=cpu" in capsys.readouterr().out
 

@@ -29,7 +29,12 @@ def on_a_gpu(monkeypatch):
     monkeypatch.setattr(placement, "get_device_id", lambda: "cpu")
     monkeypatch.setattr(placement, "measure", lambda module: f"sizes of {module}")
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
-    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor, op: tensor.clamp_(max=40 * GIB))
+
+    def with_a_smaller_gpu(tensor, op):
+        assert op is torch.distributed.ReduceOp.MIN
+        tensor.clamp_(max=40 * GIB)
+
+    monkeypatch.setattr(torch.distributed, "all_reduce", with_a_smaller_gpu)
     return SimpleNamespace(answer=answer, asked=asked)
 
 

@@ -125,6 +125,14 @@ def test_a_checkpoint_is_named_once_its_step_is_logged_and_older_ones_go_then(tm
     assert sorted(path.name for path in tmp_path.glob("global_step_*")) == ["global_step_3", "global_step_4"]
 
 
+def test_a_folder_that_cannot_be_made_is_said(tmp_path):
+    (tmp_path / "file").touch()
+    loop = Loop(tmp_path / "file" / "checkpoints")
+    loop.global_steps = 3
+    with pytest.raises(RuntimeError, match=r"The checkpoint of step 3 could not be saved in .*file/checkpoints"):
+        loop._save_checkpoint()
+
+
 def test_a_checkpoint_that_cannot_be_saved_is_not_named(tmp_path):
     def verl_save(self):
         raise OSError(28, "No space left on device")

@@ -1,5 +1,6 @@
 """Which prompts the teacher is asked, and what is made of its answers; tests/e2e asks vLLM."""
 
+import asyncio
 from types import SimpleNamespace
 from unittest import mock
 
@@ -9,6 +10,8 @@ from omegaconf import OmegaConf
 
 from tests.sdpo import test_trainer
 from tests.sdpo.test_trainer import Queue, entry
+from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentLoop
+from verl.sdpo.adapters.rollout import TeacherAgentLoop
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
 ADAPTER = "verl.sdpo.adapters.teacher_eval"
@@ -114,3 +117,16 @@ def test_it_is_asked_at_the_first_step_and_every_so_many(asked, frequency, steps
             done += metrics.values()
             assert ("teacher_eval" in timing) == (step in steps)
     assert done == steps
+
+
+def test_answers_are_sampled_as_the_student_s_and_have_their_length(monkeypatch):
+    async def verls(self, sampling_params, **kwargs):
+        return sampling_params, kwargs
+
+    monkeypatch.setattr(SingleTurnAgentLoop, "run", verls)
+    loop = TeacherAgentLoop.__new__(TeacherAgentLoop)
+    loop.rollout_config = SimpleNamespace(temperature=1.0, top_p=0.9, top_k=-1, response_length=7)
+    of_validation = {"temperature": 0.6, "top_p": 0.95, "top_k": 20, "logprobs": False}
+    sampling, kwargs = asyncio.run(loop.run(of_validation, raw_prompt=[]))
+    assert sampling == {"temperature": 1.0, "top_p": 0.9, "top_k": -1, "logprobs": False, "max_tokens": 7}
+    assert kwargs == {"raw_prompt": []}

@@ -15,6 +15,7 @@ from tests.sdpo.test_config import BLOCK, DEFAULTS
 from verl.sdpo.adapters.data import local_files, validate_files
 from verl.sdpo.adapters.validation import (
     validate_guard,
+    validate_hours,
     validate_separation,
     validate_teacher_eval,
     validate_training_config,
@@ -408,6 +409,17 @@ def leaves(tree, prefix=""):
             yield from leaves(value, f"{prefix}{key}.")
         else:
             yield prefix + key
+
+
+def test_hours_that_a_trainer_does_not_look_at_are_refused():
+    def of(mode, hours=5, use_v1=True):
+        return {"trainer": {"use_v1": use_v1, "v1": {"trainer_mode": mode}, "max_train_hours": hours}}
+
+    for unheeded in (of("sync"), of("sync_stoppable", use_v1=False)):
+        with pytest.raises(ValueError, match=r"max_train_hours=5 with .* does not look at it"):
+            validate_hours(unheeded)
+    validate_hours(of("sync_stoppable"))
+    validate_hours(of("sync", hours=None))
 
 
 @pytest.mark.parametrize(

@@ -142,7 +142,8 @@ def micro_step(
     ours, comparison = _compare(batch, student, teacher, head, compare, wanted_BT, distilled_BT, teaches)
     # Attached to the graph: the backward pass of a micro-batch without targets has collectives too.
     loss = ours.log_probs.sum() * 0.0
-    metrics: dict[str, torch.Tensor] = {}
+    # In every mini-batch: verl averages over those that have it.
+    metrics = {"actor/pg_loss": loss.detach()}
     teacher_share, reward_share = routing.shares(batch.targets)
     if comparison:
         loss, metrics = _distill(batch, objective, comparison, tokens, distilled_BT, teacher_share)

@@ -1,12 +1,14 @@
 """Sharing: threads, coroutines, processes of a node; refusing to start; deadlines and duplicates."""
 
 import asyncio
+import gc
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -293,3 +295,22 @@ def test_ray_actors_share_the_sandbox() -> None:
             _check(number, outcomes)
     finally:
         ray.shutdown()
+
+
+def test_what_is_remembered_of_a_job_does_not_hold_its_tests() -> None:
+    """A problem's inputs have megabytes, and what comes of them a few hundred bytes."""
+    runs: list[int] = []
+
+    def work(job: Job) -> list[TestOutcome]:
+        runs.append(len(job.tests))
+        return [TestOutcome(Status.OK)]
+
+    scheduler = pool.Scheduler(work, workers=1, deadline=60)
+    job = Job("pass", "stdin", (TestInput("x"),))
+    held = weakref.ref(job)
+    scheduler.run([job])
+    scheduler.run([Job("pass", "stdin", (TestInput("x"),))])
+    scheduler.end()
+    del job
+    gc.collect()
+    assert runs == [1] and held() is None

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from verl.utils.reward_score.feedback.sandbox import Job, Status, TestInput
+from verl.utils.reward_score.feedback.sandbox import Job, SandboxUnavailable, Status, TestInput
 from verl.utils.reward_score.feedback.sandbox.remote import run_job
 
 
@@ -81,5 +81,5 @@ def test_a_server_fault_is_retried_once_and_then_told(url: str) -> None:
 
 def test_assertion_tests_are_refused(url: str) -> None:
     job = Job("def f(x): return x", "assert", (TestInput("assert f(1) == 1"),), fn_name="f")
-    with pytest.raises(ValueError, match="local sandbox"):
+    with pytest.raises(SandboxUnavailable, match="local sandbox"):
         run_job(url, job)

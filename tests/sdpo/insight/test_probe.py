@@ -92,6 +92,8 @@ def test_the_verdict_warns_of_a_student_that_is_sure_of_the_wrong_token():
     assert "take alpha=0.0 (forward KL)" in verdict([sure], CONTEXTS, alpha=0.5)[-1]
     assert len(verdict([sure], CONTEXTS, alpha=0.0)) == 1
     assert len(verdict([row(rare=0.2)], CONTEXTS, alpha=1.0)) == 1
+    # Advantages know no other divergence, and a token no top-k.
+    assert len(verdict([row(rare=0.8, outside=0.4)], CONTEXTS, alpha=1.0, compares_distributions=False)) == 1
 
 
 def test_the_verdict_tells_of_coverage_and_of_tokens_outside_the_top_k():

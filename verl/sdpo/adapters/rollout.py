@@ -28,11 +28,15 @@ class SeededSingleTurnAgentLoop(SingleTurnAgentLoop):
 
 @register(TEACHER_AGENT)
 class TeacherAgentLoop(SingleTurnAgentLoop):
-    """Answers a prompt longer than `data.max_prompt_length` with a response of full length.
+    """Answers a prompt longer than `data.max_prompt_length` with a response of full length, sampled as in training.
 
     verl would take from the response what the prompt is too long (verl/workers/rollout/vllm_rollout/
-    vllm_async_server.py:611), down to one token.
+    vllm_async_server.py:611), down to one token, and sample as in validation, while the student's accuracy beside it is
+    that of its training responses.
     """
 
     async def run(self, sampling_params: dict[str, Any], **kwargs) -> AgentLoopOutput:
-        return await super().run({**sampling_params, "max_tokens": self.rollout_config.response_length}, **kwargs)
+        config = self.rollout_config
+        as_in_training = {"temperature": config.temperature, "top_p": config.top_p, "top_k": config.top_k}
+        length = {"max_tokens": config.response_length}
+        return await super().run({**sampling_params, **as_in_training, **length}, **kwargs)

@@ -120,9 +120,11 @@ class StoppableMixin(Trainer):
             super()._save_checkpoint()
             checkpoints.seal(folder)
         except Exception as error:
+            # Which may not have come to be.
+            disk = next(path for path in folder.parents if path.exists())
             raise RuntimeError(
                 f"The checkpoint of step {self.global_steps} could not be saved in {folder.parent}, where "
-                f"{shutil.disk_usage(folder.parent).free / 2**20:.0f} MiB are free. If that is too little, make "
+                f"{shutil.disk_usage(disk).free / 2**20:.0f} MiB are free. If that is too little, make "
                 "room; then start the run again: it goes on from the checkpoint before."
             ) from error
         self.unnamed_step = self.global_steps

@@ -68,7 +68,7 @@ class TeacherEvalMixin(Trainer):
         }
 
     def _answer(self, columns: dict[str, list], step: int) -> Sequence[float]:
-        """Scores of one answer to each prompt; see verl's `_validate`, whose partition and sampling it takes."""
+        """Scores of one answer to each prompt; see verl's `_validate`, whose partition it takes."""
         count = len(columns["raw_prompt"])
         columns = {
             **columns,

@@ -41,6 +41,7 @@ def validate(config: DictConfig) -> None:
     """
     _validate_platform(config)
     validate_training_config(config)
+    validate_hours(config)
     validate_guard(config)
     validate_separation(config)
     validate_teacher_eval(config)
@@ -61,6 +62,21 @@ def validate(config: DictConfig) -> None:
         from verl.sdpo.test_time.training import validate_test_time
 
         validate_test_time(config)
+
+
+def validate_hours(config: Mapping) -> None:
+    """
+    Raises:
+        ValueError: the training would go on after its hours.
+    """
+    trainer = config["trainer"]
+    hours, mode = trainer.get("max_train_hours"), trainer["v1"]["trainer_mode"]
+    if hours is not None and not (trainer["use_v1"] and verls_trainer(config)):
+        raise ValueError(
+            f"trainer.max_train_hours={hours} with trainer.use_v1={trainer['use_v1']}, trainer.v1.trainer_mode={mode}: "
+            f"that trainer does not look at it. Set use_v1=True and trainer_mode={STOPPABLE_MODE}, or "
+            "max_train_hours=null."
+        )
 
 
 def validate_guard(config: Mapping) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from verl.sdpo.adapters.chat_template import load_tokenizer
 from verl.sdpo.adapters.data import local_files
 from verl.sdpo.doctor.data import check_data
-from verl.sdpo.doctor.finding import FAIL, OK, Finding, describe
+from verl.sdpo.doctor.finding import FAIL, OK, WARN, Finding, describe
 from verl.sdpo.doctor.installation import (
     check_attention,
     check_checkout,
@@ -83,12 +83,15 @@ def check_configuration(args: argparse.Namespace, config) -> Finding:
     return Finding(OK, "configuration", f"{args.config_name}, {len(args.overrides)} overrides")
 
 
-def examine_machine(config) -> Iterator[Finding]:
+def examine_machine(config, is_valid: bool) -> Iterator[Finding]:
     """Checks of this machine against the configuration."""
     from verl.sdpo.doctor.cluster import check_nodes, check_open_files, check_shared_memory
     from verl.sdpo.doctor.machine import check_capacity
 
-    yield from check_capacity(config)
+    if is_valid:
+        yield from check_capacity(config)
+    else:
+        yield Finding(WARN, "memory", "not estimated, as the configuration is wrong", "Correct that first.")
     yield from check_nodes(config.trainer)
     yield check_sockets(config)
     yield check_open_files()
@@ -115,11 +118,12 @@ def examine(args: argparse.Namespace) -> Iterator[Finding]:
         fix = "Correct the name or the overrides; what needs the configuration was not checked."
         yield Finding(FAIL, "configuration", f"{args.config_name}: {error}", fix)
         return
-    yield check_configuration(args, config)
+    configuration = check_configuration(args, config)
+    yield configuration
     yield check_engine(config.actor_rollout_ref.rollout.name)
     yield check_attention(config.actor_rollout_ref.model)
     if not args.installation_only:
-        yield from examine_machine(config)
+        yield from examine_machine(config, is_valid=configuration.status != FAIL)
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:

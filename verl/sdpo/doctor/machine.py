@@ -143,9 +143,13 @@ def check_disk(folder: str, checkpoint: int, copies: int | None) -> Finding:
     if copies == 0:
         return Finding(WARN, subject, "none will be saved", "Set trainer.save_freq to be able to resume.")
     free = shutil.disk_usage(parent).free
-    found = f"estimate {gib(checkpoint)} each, at most {copies or 'any number'} at once, {gib(free)} free at {parent}"
+    there = len(list(Path(folder).glob("global_step_*")))
+    found = (
+        f"estimate {gib(checkpoint)} each, at most {copies or 'any number'} at once, {there} there, {gib(free)} free "
+        f"at {parent}"
+    )
     fix = "Free some space, or set vars.ckpt_dir (SDPO_CKPT_DIR) to a larger disk."
-    if checkpoint * (copies or 1) > free:
+    if checkpoint * max((copies or 1) - there, 1) > free:
         return Finding(FAIL, subject, found, fix)
     if copies is None:
         return Finding(WARN, subject, found, "Set trainer.max_actor_ckpt_to_keep.")

@@ -53,7 +53,7 @@ def _unfinished(run: Run) -> list[str]:
 
 def _not_a_number(run: Run) -> list[str]:
     """verl logs what is not a number as null, which leaves a hole in a series."""
-    trained = [step for step, numbers in run.metrics.items() if "timing_s/step" in numbers]
+    trained = [step for step, numbers in run.metrics.items() if "actor/lr" in numbers]
     found = []
     for name in ("actor/pg_loss", "actor/grad_norm"):
         series = run.series(name)

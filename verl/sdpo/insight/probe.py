@@ -165,12 +165,15 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def verdict(rows: Sequence[Row], contexts: Mapping[str, Mapping[str, Any]], alpha: float) -> list[str]:
+def verdict(
+    rows: Sequence[Row], contexts: Mapping[str, Mapping[str, Any]], alpha: float, compares_distributions: bool = True
+) -> list[str]:
     """Sentences: whether this model can teach itself on this data, which context helps, and what to change.
 
     Args:
         rows: of the contexts in which anything teaches.
         alpha: of the objective.
+        compares_distributions: whether it does. The others know the reverse KL alone, and no top-k.
     """
     if not rows:
         return [
@@ -193,6 +196,8 @@ def verdict(rows: Sequence[Row], contexts: Mapping[str, Mapping[str, Any]], alph
             f"Only {ours.coverage:.0%} of the attempts have a teacher: raise rollout.n, show feedback, take easier "
             "questions, or set data.refill_until_target."
         )
+    if not compares_distributions:
+        return sentences
     if alpha > 0 and ours.differs > 0 and ours.rare > 0.5:
         sentences.append(
             f"At {ours.rare:.0%} of the tokens that the teacher would replace the student is sure of its own and gives "

@@ -19,6 +19,7 @@ from verl.sdpo.doctor.__main__ import compose, validate
 from verl.sdpo.insight.probe import CONTEXTS, table, to_json, verdict
 from verl.sdpo.insight.probe_models import Sampler, Scorer, TransformersSampler, VllmSampler
 from verl.sdpo.insight.probe_run import Probe, Size
+from verl.sdpo.objective import Divergence
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -71,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
     objective = probe.settings.objective
     score = Scorer(config, objective.config.alpha, objective.outcomes.topk or None)
     rows = [probe.row(name, attempts, answers[name], share, score) for name, (attempts, share) in helped.items()]
-    sentences = verdict(rows, contexts, objective.config.alpha)
+    sentences = verdict(rows, contexts, objective.config.alpha, isinstance(objective, Divergence))
     solved = sum(attempt.success for attempt in probe.attempts)
     print(f"{len(probe.questions)} questions x {args.samples} attempts, {solved} of {len(probe.attempts)} right.\n")
     print(table(rows))

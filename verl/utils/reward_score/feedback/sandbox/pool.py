@@ -2,6 +2,7 @@
 
 import asyncio
 import atexit
+import hashlib
 import logging
 import os
 import threading
@@ -45,13 +46,14 @@ class Scheduler:
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="sandbox")
         self._lock = threading.Lock()
         self._running: dict[Job, Future[Outcomes]] = {}
-        self._finished: LRUCache[Job, Outcomes] = LRUCache(_CACHED_BYTES, getsizeof=_bytes_of)
+        # By digest: a job holds all of its tests, which are larger than what comes of them.
+        self._finished: LRUCache[bytes, Outcomes] = LRUCache(_CACHED_BYTES, getsizeof=_bytes_of)
 
     def submit(self, job: Job) -> "Future[Outcomes]":
         with self._lock:
-            if job in self._finished:
+            if (finished := self._finished.get(_digest(job))) is not None:
                 future: Future[Outcomes] = Future()
-                future.set_result(self._finished[job])
+                future.set_result(finished)
                 return future
             if job not in self._running:
                 self._running[job] = self._threads.submit(self._run, job, time.monotonic() + self._deadline)
@@ -84,11 +86,15 @@ class Scheduler:
 
     def _remember(self, job: Job, outcomes: Outcomes) -> None:
         if _bytes_of(outcomes) < _CACHED_BYTES // 64:
-            self._finished[job] = outcomes
+            self._finished[_digest(job)] = outcomes
 
 
 def _bytes_of(outcomes: Outcomes) -> int:
-    return sum(1000 + len(item.stdout) + len(item.stderr) for item in outcomes)
+    return sum(1000 + len(repr(item)) for item in outcomes)
+
+
+def _digest(job: Job) -> bytes:
+    return hashlib.sha256(repr(job).encode(errors="surrogatepass")).digest()
 
 
 class Pool:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from verl.utils.reward_score.feedback.sandbox import jail
-from verl.utils.reward_score.feedback.sandbox.api import MIB, Job, Status, TestInput, TestOutcome
+from verl.utils.reward_score.feedback.sandbox.api import MIB, Job, SandboxUnavailable, Status, TestInput, TestOutcome
 from verl.utils.reward_score.feedback.sandbox.runner import ends_job, exception_fields, output_limit, with_result
 
 _HARNESS = Path(jail.__file__).parent
@@ -45,9 +45,9 @@ else:
 
 
 def run_job(url: str, job: Job) -> list[TestOutcome]:
-    """One outcome per test. Raises ValueError for jobs that need the local sandbox."""
+    """One outcome per test. Raises SandboxUnavailable for jobs that need the local sandbox."""
     if job.kind == "assert" or job.mode != "script":
-        raise ValueError(
+        raise SandboxUnavailable(
             f"kind={job.kind!r} with mode={job.mode!r} cannot run on sandbox.remote_url={url!r}; "
             "unset it to use the local sandbox for this data set."
         )

@@ -104,7 +104,8 @@ class Watch:
 def supervise(buffer: "ReplayBuffer", watch: Watch) -> None:
     """Let a sampler of verl's notice that responses will not come.
 
-    `trainer.v1.sampler.sync_refill_failed_groups` remains the way to go on with other questions where a loop fails.
+    `trainer.v1.sampler.sync_refill_failed_groups` remains the way to go on with others where all
+    loops of a question fail.
     """
     sample, wait = buffer.sample, buffer._wait_for_next_poll
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
+from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from tests.sdpo.test_teacher_rows import TEMPLATES, decode, encode
 from verl.sdpo.config import SelfDistillationConfig, defaults
@@ -117,14 +118,13 @@ def test_the_table_has_the_best_first_and_json_has_it_all():
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
-def test_the_scorer_reads_both_models_at_the_response(alpha):
-    """A model over 4 tokens that is sure of the token after the last one; after a teacher's prompt, of another."""
+def test_student_and_teacher_are_compared_token_by_token(alpha):
+    """Over 4 tokens; at the first place the student is sure of one, and the teacher of another."""
     scorer = object.__new__(Scorer)
-    scorer.temperature, scorer.alpha, scorer.topk = 1.0, alpha, 1
+    scorer.temperature, scorer.alpha, scorer.topk = 2.0, alpha, 1
     student = torch.tensor([[0.97, 0.01, 0.01, 0.01], [0.4, 0.3, 0.2, 0.1]]).log()
     teacher = torch.tensor([[0.01, 0.97, 0.01, 0.01], [0.4, 0.3, 0.2, 0.1]]).log()
-    scorer.log_probs = lambda prompt, response: student if prompt == [0] else teacher
-    found = scorer([0], [1], [0, 2])
+    found = scorer.compare(2.0 * student + 3.0, 2.0 * teacher)
     assert found.differs.tolist() == [True, False]
     assert found.students_belief == pytest.approx([0.01, 0.4])
     assert found.in_topk.tolist() == [False, True]
@@ -133,20 +133,30 @@ def test_the_scorer_reads_both_models_at_the_response(alpha):
     assert found.divergence[0] == pytest.approx(kl, rel=1e-4) if alpha != 0.5 else 0 < found.divergence[0] < np.log(2)
 
 
-def test_the_scorer_shifts_by_one_and_divides_by_the_temperature():
-    class Model:
-        device = "cpu"
-
-        def __call__(self, ids, logits_to_keep):
-            assert ids.tolist() == [[5, 6, 1, 0]]
-            assert logits_to_keep == 3
-            logits = torch.tensor([[[0.0, 2.0], [4.0, 0.0], [9.0, 9.0]]])
-            return type("Output", (), {"logits": logits})
-
+def test_the_scorer_reads_the_places_that_predict_the_response(monkeypatch):
+    """By chunks of two what the model's own logits say, shifted by one."""
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=11,
+        hidden_size=8,
+        intermediate_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+    )
     scorer = object.__new__(Scorer)
-    scorer.model, scorer.temperature = Model(), 2.0
-    expected = torch.log_softmax(torch.tensor([[0.0, 1.0], [2.0, 0.0]]), -1)
-    torch.testing.assert_close(scorer.log_probs([5, 6], [1, 0]), expected)
+    scorer.model, scorer.temperature, scorer.alpha, scorer.topk = Qwen2ForCausalLM(config).eval(), 0.5, 0.5, 3
+    monkeypatch.setattr("verl.sdpo.insight.probe_models.COMPARED_TOKENS_ON_ACCELERATOR", 2)
+    response = [3, 1, 4, 1, 5]
+
+    def whole(prompt):
+        with torch.no_grad():
+            return scorer.model(torch.tensor([[*prompt, *response]])).logits[0, len(prompt) - 1 : -1]
+
+    found, expected = scorer([5, 6], [7, 8, 9], response), scorer.compare(whole([5, 6]), whole([7, 8, 9]))
+    for name, values in vars(expected).items():
+        assert getattr(found, name) == pytest.approx(values, rel=1e-4, abs=1e-6), name
+    assert found.differs.any()
 
 
 # The path, with a scripted sampler. Question n is "n"; "right" is right, and the grader says what is wrong else.

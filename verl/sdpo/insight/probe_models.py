@@ -8,6 +8,8 @@ import torch
 from omegaconf import DictConfig
 
 from verl.sdpo import on_cpu
+from verl.sdpo.adapters.head_place import head_replaced, refuse_changed_logits
+from verl.sdpo.head import COMPARED_TOKENS_ON_ACCELERATOR, Logits, Projection, chunk_tokens, chunks
 from verl.sdpo.insight.probe import TokenScores
 from verl.sdpo.objective import divergence
 
@@ -108,22 +110,40 @@ class TransformersSampler:
 
 
 class Scorer:
-    """Reads student and teacher, the same weights under two prompts, at the tokens of a response."""
+    """Reads student and teacher, the same weights under two prompts, at the tokens of a response.
+
+    Raises:
+        ValueError: when the model changes its logits after the language-model head.
+    """
 
     def __init__(self, config: DictConfig, alpha: float, topk: int | None):
         self.model = load_model(config)
+        refuse_changed_logits(self.model.config)
         self.temperature = config.actor_rollout_ref.rollout.temperature
         self.alpha, self.topk = alpha, topk
 
     @torch.no_grad()
-    def log_probs(self, prompt: Sequence[int], response: Sequence[int]) -> torch.Tensor:
-        """(T, V) at the rollout temperature."""
-        ids = torch.tensor([[*prompt, *response]], device=self.model.device)
-        logits = self.model(ids, logits_to_keep=len(response) + 1).logits[0, :-1].float()
-        return torch.log_softmax(logits / self.temperature, dim=-1)
+    def __call__(
+        self, student_prompt: Sequence[int], teacher_prompt: Sequence[int], response: Sequence[int]
+    ) -> TokenScores:
+        """Some tokens at a time: two distributions of a long response would be larger than the model."""
+        student, teacher = self.logits(student_prompt, response), self.logits(teacher_prompt, response)
+        size = min(chunk_tokens(torch.device(self.model.device)), COMPARED_TOKENS_ON_ACCELERATOR)
+        parts = [vars(self.compare(student(part), teacher(part))) for part in chunks(len(response), size)]
+        return TokenScores(**{name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
 
-    def __call__(self, student_prompt, teacher_prompt, response: Sequence[int]) -> TokenScores:
-        student, teacher = self.log_probs(student_prompt, response), self.log_probs(teacher_prompt, response)
+    def logits(self, prompt: Sequence[int], response: Sequence[int]) -> Logits:
+        """Of the response's tokens."""
+        ids = torch.tensor([[*prompt, *response]], device=self.model.device)
+        # A token is predicted where the one before it stands.
+        positions = torch.arange(len(prompt) - 1, ids.shape[1] - 1, device=ids.device)
+        with head_replaced(self.model, positions, lambda hidden, head: Projection(hidden, head.weight, head.bias)):
+            return self.model(ids, use_cache=False).logits
+
+    def compare(self, student_logits_CV: torch.Tensor, teacher_logits_CV: torch.Tensor) -> TokenScores:
+        student, teacher = (
+            torch.log_softmax(logits / self.temperature, dim=-1) for logits in (student_logits_CV, teacher_logits_CV)
+        )
         wanted = teacher.argmax(-1, keepdim=True)
         belief = student.gather(-1, wanted)
         # How many tokens the student thinks likelier.

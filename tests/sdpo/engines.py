@@ -383,7 +383,6 @@ def reference_loss(student: torch.nn.Module, teacher_logits, samples: list[Sampl
         rollout_is_weights=pad(s.rollout_is_weights for s in samples),
         **tensors,
     )
-    every = torch.cat([s.mask for s in samples]).bool()
     teacher_share, reward_share = settings.routing.shares(torch.tensor([s.target for s in samples]))
     # One share of the teacher for all that have one, in every routing that there is.
     loss = loss * teacher_share.max()
@@ -393,15 +392,23 @@ def reference_loss(student: torch.nn.Module, teacher_logits, samples: list[Sampl
             share * s.graded * s.rollout_is_weights * ppo_loss(gap.exp(), s.advantages)
             for share, s, gap in zip(reward_share.tolist(), samples, gaps, strict=True)
         ]
-        loss = loss + torch.cat(losses)[every].mean()
-    sampled = torch.cat([p.gather(-1, i).squeeze(-1) for p, i in zip(log_probs, ids, strict=True)])[every]
-    log_probs = torch.cat(log_probs)[every]
-    loss = loss + actor.entropy_coeff * (log_probs.exp() * log_probs).sum(-1).mean()
+        loss = loss + of_all(losses, samples, actor.loss_agg_mode)
+    entropies = [-(p.exp() * p).sum(-1) for p in log_probs]
+    loss = loss - actor.entropy_coeff * of_all(entropies, samples, actor.loss_agg_mode)
     if actor.use_kl_loss:
-        gap = sampled - torch.cat([s.ref_log_prob for s in samples])[every]
-        kl = {"kl": gap, "low_var_kl": torch.exp(-gap) - 1 + gap}[actor.kl_loss_type]
-        loss = loss + actor.kl_loss_coef * kl.clamp(max=10).mean()
+        gaps = [p.gather(-1, i).squeeze(-1) - s.ref_log_prob for p, i, s in zip(log_probs, ids, samples, strict=True)]
+        form = {"kl": lambda gap: gap, "low_var_kl": lambda gap: torch.exp(-gap) - 1 + gap}[actor.kl_loss_type]
+        penalties = [form(gap).clamp(max=10) for gap in gaps]
+        loss = loss + actor.kl_loss_coef * of_all(penalties, samples, actor.loss_agg_mode)
     return loss
+
+
+def of_all(values: list[torch.Tensor], samples: list[Sample], loss_agg_mode: str) -> torch.Tensor:
+    """The mean over all response tokens, or over all samples of the mean over theirs, of one (T,) each."""
+    counted = [row[s.mask.bool()] for row, s in zip(values, samples, strict=True)]
+    if loss_agg_mode == "seq-mean-token-mean":
+        return sum(row.mean() for row in counted) / len(samples)
+    return torch.cat(counted).mean()
 
 
 def ppo_loss(ratio: torch.Tensor, advantages: torch.Tensor) -> torch.Tensor:

@@ -72,6 +72,7 @@ def check_gradient_over_steps(engines, path, strategy, options):
         {"settings": {"credit": "token", "alpha": 1.0, "distillation_add_tail": False}},
         {"settings": {"credit": "sequence", "alpha": 1.0}},
         {"actor": {"loss_agg_mode": "seq-mean-token-mean"}},
+        {"actor": {"loss_agg_mode": "seq-mean-token-mean"}, "settings": {"denominator": "all"}},
         {"actor": {"loss_agg_mode": "seq-mean-token-sum"}},
         {"actor": {"loss_agg_mode": "seq-mean-token-sum-norm", "loss_scale_factor": 11}},
     ],
@@ -83,6 +84,7 @@ def check_gradient_over_steps(engines, path, strategy, options):
         "token",
         "sequence",
         "seq-mean-token-mean",
+        "seq-mean-token-mean-of-all",
         "seq-mean-token-sum",
         "seq-mean-token-sum-norm",
     ],
@@ -97,8 +99,9 @@ def test_gradient_of_every_mode(two_ranks, models, options):
     ids=["hybrid", "hybrid-full", "srpo", "grpo"],
 )
 @pytest.mark.parametrize("targets", ["10110011", "00000000"])
-def test_samples_learn_from_teacher_and_reward(two_ranks, models, settings, targets):
-    options = {"settings": settings | {"denominator": "all"}}
+@pytest.mark.parametrize("loss_agg_mode", ["token-mean", "seq-mean-token-mean"])
+def test_samples_learn_from_teacher_and_reward(two_ranks, models, settings, targets, loss_agg_mode):
+    options = {"settings": settings | {"denominator": "all"}, "actor": {"loss_agg_mode": loss_agg_mode}}
     two_ranks.run(check_gradient, path=models["tied"], strategy="fsdp2", options=options, targets=targets)
 
 
@@ -208,8 +211,12 @@ def check_left_out(engines, path, strategy, targets):
     ids=["entropy", "kl", "both"],
 )
 @pytest.mark.parametrize("targets", ["10110011", "00000000"])
-def test_regularizers_count_every_response_token(two_ranks, models, actor, targets):
-    options = {"actor": actor, "settings": {"teacher_regularization": "frozen"}}
+@pytest.mark.parametrize("loss_agg_mode", ["token-mean", "seq-mean-token-mean"])
+def test_regularizers_count_every_response_token(two_ranks, models, actor, targets, loss_agg_mode):
+    options = {
+        "actor": actor | {"loss_agg_mode": loss_agg_mode},
+        "settings": {"teacher_regularization": "frozen", "denominator": "all"},
+    }
     two_ranks.run(check_gradient, path=models["tied"], strategy="fsdp2", options=options, targets=targets)
 
 

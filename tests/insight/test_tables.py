@@ -62,6 +62,65 @@ def test_differences_are_paired():
     assert table.rows[2][table.header.index("last")] == "+0.100 [+0.100, +0.100]"
 
 
+def answered(folder, algorithm: str, steps: list[dict[str, list[float]]]) -> Run:
+    """A run of steps of 45 minutes, validated before the first and after each: question to its answers' accuracies."""
+    (folder / "heldout").mkdir(parents=True)
+    (folder / "run.json").write_text(json.dumps({"algorithm": algorithm, "seed": 0}))
+    lines = []
+    for step, questions in enumerate(steps):
+        mean = float(np.mean([accuracy for answers in questions.values() for accuracy in answers]))
+        data = {"val-core/task/acc/mean@2": mean, **({"timing_s/step": 2700.0} if step else {})}
+        lines.append(json.dumps({"step": step, "data": data}))
+        answers = [
+            {"input": question, "output": f"{accuracy}", "score": 0.0, "acc": accuracy, "uid": f"{question}_{number}_0"}
+            for question, accuracies in questions.items()
+            for number, accuracy in enumerate(accuracies)
+        ]
+        (folder / "heldout" / f"{step}.jsonl").write_text("".join(json.dumps(answer) + "\n" for answer in answers))
+    (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    return Run(folder)
+
+
+def test_the_tables_of_two_runs_by_hand(tmp_path):
+    """Questions in another order; one that only one run answered counts in its own answers, not in the comparison."""
+    sdpo = [
+        {"a": [0, 1], "b": [0, 0], "c": [1, 1]},
+        {"b": [1, 1], "a": [0, 1], "c": [1, 1]},
+        {"a": [1, 0], "b": [0, 1]},
+    ]
+    grpo = [{"b": [1, 0], "a": [0, 0]}, {"a": [0, 0], "b": [0, 0]}, {"b": [0, 0], "a": [0, 1]}]
+    runs = [answered(tmp_path / name, name, steps) for name, steps in (("sdpo", sdpo), ("grpo", grpo))]
+    accuracy, answers = tables.tables(methods(runs))
+    rows = {row[0]: dict(zip(accuracy.header, row, strict=True)) for row in accuracy.rows}
+    measured = {
+        name: {key: float(cell.split(" [")[0]) for key, cell in row.items() if " [" in cell}
+        for name, row in rows.items()
+    }
+    # Curves 0.25, 0.75, 0.5 and 0.25, 0, 0.25 at 0, 0.75 and 1.5 hours.
+    assert measured["SDPO"] == {
+        "before": 0.25,
+        "best in 1 h": 0.75,
+        "best in 5 h": 0.75,
+        "best": 0.75,
+        "last": 0.5,
+        "mean": 0.5,
+    }
+    assert measured["GRPO minus SDPO"] == {
+        "before": 0,
+        "best in 1 h": -0.5,
+        "best in 5 h": -0.5,
+        "best": -0.5,
+        "last": -0.25,
+        "mean": pytest.approx(1 / 6 - 0.5, abs=5e-4),
+    }
+    assert answers.rows == [
+        ["SDPO", "held-out pass@2", "0.667", "1.000"],
+        ["SDPO", "held-out: distinct of 2 answers", "1.333", "2.000"],
+        ["GRPO", "held-out pass@2", "0.500", "0.500"],
+        ["GRPO", "held-out: distinct of 2 answers", "1.500", "1.500"],
+    ]
+
+
 def test_training_facts_by_hand():
     group = [
         {"uid": "a", "solved": True, "response": "x", "demonstration": None},

@@ -105,6 +105,48 @@ def test_samples_learn_from_teacher_and_reward(two_ranks, models, settings, targ
     two_ranks.run(check_gradient, path=models["tied"], strategy="fsdp2", options=options, targets=targets)
 
 
+def test_questions_weigh_what_they_are_given(two_ranks, models):
+    two_ranks.run(check_weights_of_questions, path=models["tied"])
+
+
+def check_weights_of_questions(engines, path):
+    """A row's weight scales its tokens, as their importance weights do."""
+    weights = [0.4, 0.0, 1.6, 0.7, 0.0, 0.0, 1.3, 1.0]
+    pair, samples = engines.build_pair(path, strategy="fsdp2"), engines.make_samples("10110011")
+    scaled = [
+        replace(s, rollout_is_weights=(w or 1.0) * s.rollout_is_weights) for s, w in zip(samples, weights, strict=True)
+    ]
+    expected, loss = engines.reference_gradients(pair, path, scaled)
+    mine = {"teacher_weight": torch.tensor(engines.rank_share(weights))}
+    for settings in SPLITS.values():
+        gradients, output = engines.gradients_of(pair.student, engines.rank_share(samples), mine, **settings)
+        engines.assert_same(gradients, expected)
+        assert engines.global_loss(output) == pytest.approx(loss, rel=1e-4)
+
+
+def test_tokens_count_more_where_the_teacher_is_sure(two_ranks, models):
+    two_ranks.run(check_sure_teacher, path=models["tied"])
+
+
+def check_sure_teacher(engines, path):
+    """exp(-2 H), with mean one over each response's own tokens, scales them as their importance weights do."""
+    plain, pair = (engines.build_pair(path, strategy="fsdp2", settings={"teacher_entropy_beta": b}) for b in (0.0, 2.0))
+    samples = engines.make_samples()
+    log_probs = engines.teacher_rows(pair, samples)
+    sureness = (2.0 * (log_probs.exp() * log_probs).sum(-1)).exp().split([len(s.response) for s in samples])
+    scaled = [
+        replace(s, rollout_is_weights=s.rollout_is_weights * row / row[s.mask.bool()].mean())
+        for s, row in zip(samples, sureness, strict=True)
+    ]
+    expected, loss = engines.reference_gradients(plain, path, scaled)
+    unscaled, _ = engines.reference_gradients(plain, path, samples)
+    assert max((expected[name] - unscaled[name]).abs().max() for name in expected) > 1e-4
+    for settings in SPLITS.values():
+        gradients, output = engines.gradients_of(pair.student, engines.rank_share(samples), **settings)
+        engines.assert_same(gradients, expected)
+        assert engines.global_loss(output) == pytest.approx(loss, rel=1e-4)
+
+
 def test_logits_are_clipped_against_the_policy_before_the_update(ranks, models):
     ranks.run(check_policy_clip, path=models["tied"])
 

@@ -75,6 +75,7 @@ def test_job_script_holds_the_site_and_the_command(machine):
 #SBATCH --requeue
 #SBATCH --exclusive
 #SBATCH --constraint=gh200
+unset RAY_ADDRESS
 export SDPO_DIR={repo}
 export SDPO_LOG_DIR=/scratch/logs
 export SDPO_CKPT_DIR=/scratch/checkpoints

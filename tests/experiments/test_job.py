@@ -134,7 +134,15 @@ def test_the_same_run_twice_is_refused(job, run_folder):
     assert ended(first)[0] == 0
 
 
-def test_a_lost_connection_ends_the_training(job, run_folder):
+@pytest.fixture
+def hang_up_ends_programs():
+    """Under nohup it is ignored, and what is ignored when bash starts it cannot trap."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+def test_a_lost_connection_ends_the_training(hang_up_ends_programs, job, run_folder):
     process = job("echo started; sleep 604")()
     wait_for(lambda: has_started(run_folder))
     process.send_signal(signal.SIGHUP)

@@ -12,7 +12,7 @@ from itertools import accumulate, pairwise
 import torch
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_map, tree_unflatten
 
-from verl.sdpo.head import COMPARED_TOKENS_ON_ACCELERATOR, ChunkLogits, EagerHead, Logits, TokenStatistics, chunk_tokens
+from verl.sdpo.head import ChunkLogits, EagerHead, Logits, TokenStatistics, compared_tokens
 from verl.sdpo.objective import Comparison
 
 Compare = Callable[[TokenStatistics, TokenStatistics], tuple[torch.Tensor, dict[str, torch.Tensor]]]
@@ -41,7 +41,7 @@ class ComparingHead:
     @property
     def size(self) -> int:
         """Tokens of a chunk."""
-        return min(chunk_tokens(self.is_compared.device), COMPARED_TOKENS_ON_ACCELERATOR)
+        return compared_tokens(self.is_compared.device)
 
     def compared_of_chunks(self) -> list[slice]:
         """Of each chunk, which of the M tokens are in it."""

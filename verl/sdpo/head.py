@@ -191,6 +191,11 @@ def chunk_tokens(device: torch.device) -> int:
     return CHUNK_TOKENS if device.type == "cpu" else CHUNK_TOKENS_ON_ACCELERATOR
 
 
+def compared_tokens(device: torch.device) -> int:
+    """Of a chunk where whole distributions are compared."""
+    return min(chunk_tokens(device), COMPARED_TOKENS_ON_ACCELERATOR)
+
+
 def chunks(tokens: int, size: int) -> Iterator[slice]:
     """Of no tokens there is one chunk, an empty one."""
     for start in range(0, max(tokens, 1), size):

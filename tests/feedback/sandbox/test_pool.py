@@ -16,6 +16,7 @@ import pytest
 
 from tests.feedback.sandbox.conftest import children_of
 from verl.utils.reward_score.feedback import sandbox
+from verl.utils.reward_score.feedback.programs import Judge
 from verl.utils.reward_score.feedback.sandbox import (
     Job,
     Level,
@@ -295,6 +296,23 @@ def test_ray_actors_share_the_sandbox() -> None:
             _check(number, outcomes)
     finally:
         ray.shutdown()
+
+
+def test_a_job_that_failed_is_remembered_although_its_judge_took_notes() -> None:
+    runs: list[Job] = []
+
+    def work(job: Job) -> list[TestOutcome]:
+        runs.append(job)
+        outcome = TestOutcome(Status.OK, stdout="wrong")
+        assert job.stop_when is not None
+        job.stop_when(0, outcome)
+        return [outcome]
+
+    scheduler = pool.Scheduler(work, workers=1, deadline=60)
+    for expected in ("right", "right", "other"):
+        scheduler.run([Job("pass", "stdin", (TestInput("x"),), stop_when=Judge("stdin", "paper", (expected,)))])
+    scheduler.end()
+    assert len(runs) == 2
 
 
 def test_what_is_remembered_of_a_job_does_not_hold_its_tests() -> None:

@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 from verl.sdpo import on_cpu
 from verl.sdpo.adapters.head_place import head_replaced, refuse_changed_logits
-from verl.sdpo.head import COMPARED_TOKENS_ON_ACCELERATOR, Logits, Projection, chunk_tokens, chunks
+from verl.sdpo.head import Logits, Projection, chunks, compared_tokens
 from verl.sdpo.insight.probe import TokenScores
 from verl.sdpo.objective import divergence
 
@@ -128,7 +128,7 @@ class Scorer:
     ) -> TokenScores:
         """Some tokens at a time: two distributions of a long response would be larger than the model."""
         student, teacher = self.logits(student_prompt, response), self.logits(teacher_prompt, response)
-        size = min(chunk_tokens(torch.device(self.model.device)), COMPARED_TOKENS_ON_ACCELERATOR)
+        size = compared_tokens(self.model.device)
         parts = [vars(self.compare(student(part), teacher(part))) for part in chunks(len(response), size)]
         return TokenScores(**{name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
 

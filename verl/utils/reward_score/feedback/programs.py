@@ -131,7 +131,7 @@ class Judge:
     kind: str
     mode: str
     expected: tuple[str, ...]
-    _failed: set[int] = field(default_factory=set, compare=False)
+    _failed: set[int] = field(default_factory=set, compare=False, repr=False)
 
     def verdict(self, index: int, outcome: TestOutcome) -> Verdict | None:
         """The verdict on test `index`; None if it was not run.

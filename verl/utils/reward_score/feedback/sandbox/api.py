@@ -92,7 +92,7 @@ class Job:
     time_limit: seconds of CPU per test (`lcb-official`: wall-clock). memory_limit: bytes of address space.
     stop_after_timeout: the first TIME_LIMIT or MEMORY_LIMIT ends the job; the tests after it are NOT_RUN.
     stop_when: called in the grader's process as `stop_when(index, outcome)` after each test; True ends the job.
-        Equal jobs are run once, so let it be a frozen dataclass with `__call__` rather than a closure.
+        Jobs with the same `repr` are run once, so let it be a frozen dataclass with `__call__`, and no closure.
     """
 
     program: str

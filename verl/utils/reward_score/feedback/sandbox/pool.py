@@ -45,19 +45,21 @@ class Scheduler:
         self._work, self._deadline = work, deadline
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="sandbox")
         self._lock = threading.Lock()
-        self._running: dict[Job, Future[Outcomes]] = {}
         # By digest: a job holds all of its tests, which are larger than what comes of them.
+        self._running: dict[bytes, Future[Outcomes]] = {}
         self._finished: LRUCache[bytes, Outcomes] = LRUCache(_CACHED_BYTES, getsizeof=_bytes_of)
 
     def submit(self, job: Job) -> "Future[Outcomes]":
+        # Once, before the run: what judges it may take notes.
+        key = hashlib.sha256(repr(job).encode(errors="surrogatepass")).digest()
         with self._lock:
-            if (finished := self._finished.get(_digest(job))) is not None:
+            if (finished := self._finished.get(key)) is not None:
                 future: Future[Outcomes] = Future()
                 future.set_result(finished)
                 return future
-            if job not in self._running:
-                self._running[job] = self._threads.submit(self._run, job, time.monotonic() + self._deadline)
-            return self._running[job]
+            if key not in self._running:
+                self._running[key] = self._threads.submit(self._run, key, job, time.monotonic() + self._deadline)
+            return self._running[key]
 
     def run(self, jobs: list[Job]) -> list[Outcomes]:
         return [future.result() for future in [self.submit(job) for job in jobs]]
@@ -70,7 +72,7 @@ class Scheduler:
     def end(self) -> None:
         self._threads.shutdown(cancel_futures=True)
 
-    def _run(self, job: Job, deadline: float) -> Outcomes:
+    def _run(self, key: bytes, job: Job, deadline: float) -> Outcomes:
         outcomes: Outcomes = []
         try:
             if time.monotonic() > deadline:
@@ -80,21 +82,17 @@ class Scheduler:
             return outcomes
         finally:
             with self._lock:
-                del self._running[job]
+                del self._running[key]
                 if outcomes and not any(outcome.status is Status.SANDBOX_ERROR for outcome in outcomes):
-                    self._remember(job, outcomes)
+                    self._remember(key, outcomes)
 
-    def _remember(self, job: Job, outcomes: Outcomes) -> None:
+    def _remember(self, key: bytes, outcomes: Outcomes) -> None:
         if _bytes_of(outcomes) < _CACHED_BYTES // 64:
-            self._finished[_digest(job)] = outcomes
+            self._finished[key] = outcomes
 
 
 def _bytes_of(outcomes: Outcomes) -> int:
     return sum(1000 + len(repr(item)) for item in outcomes)
-
-
-def _digest(job: Job) -> bytes:
-    return hashlib.sha256(repr(job).encode(errors="surrogatepass")).digest()
 
 
 class Pool:

@@ -9,13 +9,16 @@ from setuptools import setup
 setup(
     packages=[
         "verl.sdpo",
-        "verl.sdpo.adapters",
         "verl.sdpo.cpu",
         "verl.sdpo.doctor",
-        "verl.sdpo.insight",
+        "verl.sdpo.engine",
+        "verl.sdpo.memory",
+        "verl.sdpo.preflight",
         "verl.sdpo.probe",
         "verl.sdpo.report",
+        "verl.sdpo.runs",
         "verl.sdpo.test_time",
+        "verl.sdpo.trainer",
         "verl.utils.reward_score.feedback",
         "verl.utils.reward_score.feedback.sandbox",
         "verl.utils.reward_score.feedback.sandbox.jail",
@@ -24,6 +27,6 @@ setup(
     # relative to ours; a wheel then holds them at verl/trainer/config/.
     package_data={
         "verl.sdpo": ["../trainer/config/*.yaml", "../trainer/config/machine/*.yaml"],
-        "verl.sdpo.insight": ["page.*"],
+        "verl.sdpo.report": ["page.*"],
     },
 )

@@ -10,7 +10,7 @@ from typing import Any
 
 from baseline_multiturn.engines import ChatTokenizer, Sampling, ServerEngine, VllmEngine
 from baseline_multiturn.search import Engine, Search
-from verl.sdpo.adapters.data import REWARD_FUNCTION as GRADERS
+from verl.sdpo.preflight.data_files import REWARD_FUNCTION as GRADERS
 from verl.sdpo.test_time.grading import Question, grade_question, load_reward_function, read_question
 from verl.sdpo.test_time.log import SUFFIX, AttemptLog, conclusion
 

@@ -56,9 +56,9 @@ def measure(model: str, questions: int, rollouts: int, prompt: int, tokens: int,
     from hydra import compose, initialize_config_module
     from transformers import AutoTokenizer
 
-    from verl.sdpo.adapters.balance import update_order
-    from verl.sdpo.adapters.samples import make_row_builder
     from verl.sdpo.config import parse_block
+    from verl.sdpo.trainer.balance import update_order
+    from verl.sdpo.trainer.samples import make_row_builder
 
     with initialize_config_module("verl.trainer.config", version_base=None):
         config = compose("sdpo", ["machine=cpu", f"actor_rollout_ref.model.path={model}"])

@@ -129,11 +129,11 @@ def make_grpo(model: str, dtype: str, actor: dict) -> tuple[Callable, float]:
 
 def make_sdpo(model: str, dtype: str, actor: dict, head: str, shared_prefix: str) -> tuple[Callable, float]:
     """The update, and the bytes of the teacher's weights."""
-    from verl.sdpo.adapters.actor_config import SelfDistillationActorConfig
-    from verl.sdpo.adapters.engine import MODEL_TYPE
-    from verl.sdpo.adapters.layout import shares_prefixes
-    from verl.sdpo.adapters.weights import make_teacher
     from verl.sdpo.config import SelfDistillationConfig
+    from verl.sdpo.engine.actor_config import SelfDistillationActorConfig
+    from verl.sdpo.engine.distillation_engine import MODEL_TYPE
+    from verl.sdpo.engine.layout import shares_prefixes
+    from verl.sdpo.engine.weights import make_teacher
 
     config = SelfDistillationConfig(head=head)
     student = build_engine(model, MODEL_TYPE, dtype)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # One run, on this machine or inside a Slurm job: COMMAND [ARG...], written into the run folder by launcher.sh.
 #   RUN_DIR           its folder: the output of every attempt, and `complete` once the command has ended well
-#   RUN_STOP_DIR      where a training looks for the file `stop` (see verl/sdpo/adapters/stop.py); unset for other commands
+#   RUN_STOP_DIR      where a training looks for the file `stop` (see verl/sdpo/trainer/stop.py); unset for other commands
 #   RUN_LOG           set here, the output of this attempt; by it the processes of the attempt are known
 #   RUN_STOP_SECONDS  how long before Slurm's time limit the signal USR1 comes
 set -euo pipefail

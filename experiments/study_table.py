@@ -17,7 +17,7 @@ COVERAGE = 95.0
 
 def scores(run: Run, step: int) -> dict[str, float]:
     """Accuracy on each held-out question after a step, by its prompt, from verl's dump of validations."""
-    # Bytes, as in verl/sdpo/insight/runs.py.
+    # Bytes, as in verl/sdpo/runs/reader.py.
     rows = [json.loads(line) for line in (run.folder / "heldout" / f"{step}.jsonl").read_bytes().splitlines()]
     return {row["input"]: row["acc"] for row in rows}
 

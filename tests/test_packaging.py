@@ -36,11 +36,11 @@ def test_wheel_holds_all_our_modules_and_configurations(wheel_files):
     patterns = [(folder, "*.py") for folder in OURS]
     patterns += [
         ("verl/trainer/config", "*.yaml"),
-        *(("verl/sdpo/insight", f"page.{end}") for end in ("html", "css", "js")),
+        *(("verl/sdpo/report", f"page.{end}") for end in ("html", "css", "js")),
     ]
     files = [path for folder, pattern in patterns for path in (REPOSITORY / folder).rglob(pattern)]
     assert wheel_files == {str(path.relative_to(REPOSITORY)) for path in files}
-    assert "verl/sdpo/insight/page.js" in wheel_files
+    assert "verl/sdpo/report/page.js" in wheel_files
 
 
 def test_wheel_overwrites_nothing_of_stock_verl(wheel_files):

@@ -10,7 +10,7 @@ from typing import ClassVar
 from tests.chaos import machine
 from tests.chaos.plan import Moment
 from tests.chaos.training import Training
-from verl.sdpo.adapters.checkpoints import SEAL
+from verl.sdpo.runs.checkpoints import SEAL
 
 # For what a few steps bring.
 PATIENCE_S = 300

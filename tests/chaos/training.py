@@ -11,8 +11,8 @@ from pathlib import Path
 
 from tests.chaos.plan import STEPS
 from tests.e2e.conftest import tiny_overrides
-from verl.sdpo.adapters.checkpoints import TRACKER
-from verl.sdpo.insight.runs import Run
+from verl.sdpo.runs.checkpoints import TRACKER
+from verl.sdpo.runs.reader import Run
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 POLL_S = 0.02

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from tests.e2e import tiny
-from verl.sdpo.insight import dump
+from verl.sdpo.runs import dump_schema as dump
 
 pytestmark = pytest.mark.e2e
 

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from experiments import recipes
 from experiments.effective_config import compose_runs, table
 from tests.experiments.conftest import REPO, SCRIPTS
-from verl.sdpo.adapters.validation import validate_training_config
+from verl.sdpo.preflight.validation import validate_training_config
 
 ACTOR = "actor_rollout_ref.actor"
 ROLLOUT = "actor_rollout_ref.rollout"

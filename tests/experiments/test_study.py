@@ -15,7 +15,7 @@ from hydra import compose, initialize_config_dir
 from experiments import study, study_table
 from experiments.quickstart import train
 from experiments.quickstart.report import SECONDS, TRAIN, Run
-from verl.sdpo.adapters.validation import validate_training_config
+from verl.sdpo.preflight.validation import validate_training_config
 
 REPO = Path(__file__).parents[2]
 STUDIES = sorted(file.stem for file in (REPO / "experiments" / "studies").glob("*.yaml"))

@@ -11,10 +11,10 @@ from hydra import compose, initialize_config_module
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from verl.sdpo.checks import BLOCK
-from verl.sdpo.doctor.capacity import GIB, estimate
-from verl.sdpo.doctor.model import read_model
-from verl.sdpo.doctor.peak import Update
 from verl.sdpo.head import ChunkedHead, EagerHead, Outcomes
+from verl.sdpo.memory.estimate import GIB, estimate
+from verl.sdpo.memory.model_size import read_model
+from verl.sdpo.memory.peak import Update
 from verl.utils.device import get_device_id, get_torch_device
 
 # Of Qwen3, by parameters: hidden size, layers, query heads, their size, width of the feed-forward layers.
@@ -101,7 +101,7 @@ def doctors_update(path: str, response: int, *overrides: str, **settings) -> Upd
     }
     with initialize_config_module("verl.trainer.config", version_base=None):
         config = compose("sdpo", [*(f"{key}={value}" for key, value in sizes.items()), *overrides])
-    # Without an accelerator verl's engines have no offload (verl/sdpo/cpu/engine.py).
+    # Without an accelerator verl's engines have no offload (verl/sdpo/cpu/cpu_engine.py).
     teacher_on_gpu = config.trainer.device == "cpu"
     return estimate(config, read_model(path, trust_remote_code=False), teacher_on_gpu=teacher_on_gpu).update
 

@@ -3,7 +3,8 @@
 import pytest
 
 from tests.gpu import checks
-from tests.sdpo import test_engine, test_lora, test_teacher
+from tests.sdpo import test_teacher
+from tests.sdpo.engine import test_engine, test_lora
 
 OFFLOAD = {"param_offload": True, "optimizer_offload": True}
 SMOKE = {

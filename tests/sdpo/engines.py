@@ -20,10 +20,10 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import LlamaForCausalLM
 
 from verl.sdpo import on_cpu
-from verl.sdpo.adapters.engine import MODEL_TYPE, SelfDistillationEngine
-from verl.sdpo.adapters.layout import shares_prefixes
-from verl.sdpo.adapters.weights import make_teacher
 from verl.sdpo.config import SelfDistillationConfig
+from verl.sdpo.engine.distillation_engine import MODEL_TYPE, SelfDistillationEngine
+from verl.sdpo.engine.layout import shares_prefixes
+from verl.sdpo.engine.weights import make_teacher
 from verl.sdpo.head import EagerHead, Outcomes
 from verl.sdpo.loss import compute_self_distillation_loss
 from verl.sdpo.model import Rows
@@ -460,7 +460,7 @@ def global_loss(output: dict) -> float:
 @contextmanager
 def every_row_read(is_on: bool) -> Iterator[None]:
     """The student computes rows without a target too, as it does where they have another loss."""
-    modules = ("verl.sdpo.adapters.engine", "verl.sdpo.micro_step")
+    modules = ("verl.sdpo.engine.distillation_engine", "verl.sdpo.micro_step")
     with ExitStack() as stack:
         for module in modules if is_on else ():
             stack.enter_context(mock.patch(f"{module}.reads_every_row", lambda *args: True))

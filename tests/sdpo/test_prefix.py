@@ -4,8 +4,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
-from verl.sdpo.adapters.actor_config import SelfDistillationActorConfig
-from verl.sdpo.adapters.layout import obstacle_to_sharing, shares_prefixes
+from verl.sdpo.engine.actor_config import SelfDistillationActorConfig
+from verl.sdpo.engine.layout import obstacle_to_sharing, shares_prefixes
 from verl.sdpo.model import Rows
 from verl.sdpo.prefix import SharedLines, prompts
 

@@ -34,7 +34,7 @@ def test_without_resharding_the_forward_is_stale(two_ranks, models, stays):
 
 def check_stale(engines, path, stays):
     with (
-        mock.patch("verl.sdpo.adapters.weights.reshard"),
+        mock.patch("verl.sdpo.engine.weights.reshard"),
         pytest.raises(AssertionError, match="Tensor-likes are not close"),
     ):
         check_ema(engines, path, "fsdp", stays=stays)

@@ -7,10 +7,10 @@ import torch
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from verl.sdpo.adapters.samples import special_tokens
 from verl.sdpo.config import SelfDistillationConfig
 from verl.sdpo.reprompt import Rollout, TeacherPrompt
 from verl.sdpo.teacher_rows import TEACHER_TOKENS, Sample, TeacherRowBuilder
+from verl.sdpo.trainer.samples import special_tokens
 
 MESSAGES = [{"role": "user", "content": "What is the weather in Rome?"}]
 WEATHER, ALARM = ({"type": "function", "function": {"name": name}} for name in ("weather", "alarm"))

@@ -40,7 +40,7 @@ VERLS_TRAINERS = TRAINER_MODES | STOPPABLE_MODES
 
 def longest_sample(max_prompt_length: int, max_response_length: int, max_reprompt_len: int) -> int:
     """Tokens of the longest sample, its student's and its teacher's row together. A dynamic micro-batch counts both
-    (adapters/micro_batches.py), so that this is the least that it must hold.
+    (engine/micro_batches.py), so that this is the least that it must hold.
     """
     return max_prompt_length + max_reprompt_len + 2 * max_response_length
 

@@ -1,7 +1,7 @@
 """One micro-batch: which tokens count, what the student says of them, what the teacher says, the loss.
 
 Shapes: `B` sequences of the micro-batch, `T` response tokens of its longest response, `N` response tokens that are
-compared. Everything that knows of FSDP, of packing and of ranks stands behind `Model` (adapters/engine.py).
+compared. Everything that knows of FSDP, of packing and of ranks stands behind `Model` (engine/distillation_engine.py).
 """
 
 from collections.abc import Callable

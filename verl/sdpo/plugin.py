@@ -80,7 +80,7 @@ def validate_before_ray(module) -> None:
 
     @functools.wraps(verl_validate_config)
     def validate_config(config, *args, **kwargs):
-        from verl.sdpo.adapters.validation import validate
+        from verl.sdpo.preflight.validation import validate
 
         validate(config)
         return verl_validate_config(config, *args, **kwargs)
@@ -100,11 +100,11 @@ def register_policy_loss(module) -> None:
 
 
 def register_trainers(_module) -> None:
-    import verl.sdpo.test_time.trainer  # noqa: F401  registers on import, with the trainer that it extends
+    import verl.sdpo.test_time.ttt_trainer  # noqa: F401  registers on import, with the trainer that it extends
 
 
 def register_agent_loop(_module) -> None:
-    import verl.sdpo.adapters.rollout  # noqa: F401  registers on import
+    import verl.sdpo.trainer.rollout  # noqa: F401  registers on import
 
 
 def load() -> None:

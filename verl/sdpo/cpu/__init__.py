@@ -55,12 +55,12 @@ def use_gloo(module) -> None:
 
 
 def register_engines(_module) -> None:
-    import verl.sdpo.cpu.engine  # noqa: F401  registers on import
+    import verl.sdpo.cpu.cpu_engine  # noqa: F401  registers on import
 
 
 def register_rollout(module) -> None:
     def load():
-        from verl.sdpo.cpu.rollout import CPUvLLMReplica
+        from verl.sdpo.cpu.vllm_server import CPUvLLMReplica
 
         return CPUvLLMReplica
 

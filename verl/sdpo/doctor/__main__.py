@@ -5,8 +5,6 @@ to do about it. Exit status 1 if and only if a check failed.
 """
 
 import argparse
-import contextlib
-import io
 import logging
 import os
 import sys
@@ -14,10 +12,9 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from verl.sdpo.adapters.chat_template import load_tokenizer
-from verl.sdpo.adapters.data import local_files
+from verl.sdpo.checks import describe
 from verl.sdpo.doctor.data import check_data
-from verl.sdpo.doctor.finding import FAIL, OK, WARN, Finding, describe
+from verl.sdpo.doctor.finding import FAIL, OK, WARN, Finding
 from verl.sdpo.doctor.installation import (
     check_attention,
     check_checkout,
@@ -27,51 +24,9 @@ from verl.sdpo.doctor.installation import (
     check_verl,
 )
 from verl.sdpo.doctor.services import check_sandbox, check_sockets, check_wandb
-
-
-def compose(args: argparse.Namespace):
-    """The configuration that `verl.trainer.main_ppo` would run with, resolved.
-
-    Raises:
-        ValueError: there is no such configuration, or an override or a reference in it is wrong.
-    """
-    import yaml
-    from hydra import compose, initialize_config_dir, initialize_config_module
-    from hydra.errors import HydraException
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    stock = "verl.trainer.config"
-    try:
-        if args.config_dir:
-            # Hydra takes the main configuration from the folder that it starts with only.
-            with initialize_config_dir(str(args.config_dir.absolute()), version_base=None):
-                config = compose(args.config_name, [f"hydra.searchpath=[pkg://{stock}]", *args.overrides])
-        else:
-            with initialize_config_module(stock, version_base=None):
-                config = compose(args.config_name, args.overrides)
-        OmegaConf.resolve(config)
-    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
-        raise ValueError(describe(error)) from error
-    return config
-
-
-def validate(config) -> None:
-    """What `verl.trainer.main_ppo` checks before Ray starts: verl's rules, and SDPO's, which the plugin adds."""
-    from verl.trainer.ppo.utils import need_critic, need_reference_policy
-    from verl.utils.config import validate_config
-
-    with contextlib.redirect_stdout(io.StringIO()):
-        validate_config(without_missing_files(config), need_reference_policy(config), need_critic(config))
-
-
-def without_missing_files(config):
-    """The configuration without data that is not there, which has findings of its own and may be made later."""
-    config = config.copy()
-    for key in ("train_files", "val_files"):
-        if any(not file.is_file() for file in local_files(config.data, key)):
-            config.data[key] = [str(file) for file in local_files(config.data, key) if file.is_file()]
-    return config
+from verl.sdpo.preflight.chat_template import load_tokenizer
+from verl.sdpo.preflight.compose import compose
+from verl.sdpo.trainer.before_ray import validate
 
 
 def check_configuration(args: argparse.Namespace, config) -> Finding:

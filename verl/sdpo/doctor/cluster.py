@@ -5,7 +5,8 @@ import resource
 from collections.abc import Iterator, Mapping
 
 from verl.sdpo import on_cpu
-from verl.sdpo.doctor.finding import FAIL, OK, WARN, Finding, describe
+from verl.sdpo.checks import describe
+from verl.sdpo.doctor.finding import FAIL, OK, WARN, Finding
 from verl.sdpo.doctor.machine import gib
 
 # Ray raises the number of open files to the hard limit, and says below which it may fail (ray/_private/worker.py:1774).

@@ -6,9 +6,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from verl.sdpo.adapters.chat_template import FIX, template_problem
-from verl.sdpo.adapters.data import local_files
-from verl.sdpo.doctor.finding import FAIL, OK, Finding, describe
+from verl.sdpo.checks import describe
+from verl.sdpo.doctor.finding import FAIL, OK, Finding
+from verl.sdpo.preflight.chat_template import FIX, template_problem
+from verl.sdpo.preflight.data_files import local_files
 
 
 def check_data(data: Mapping, key: str, tokenizer) -> Iterator[Finding]:

@@ -16,8 +16,3 @@ class Finding(NamedTuple):
     def __str__(self) -> str:
         line = f"{self.status:4}  {self.subject:15} {self.found}"
         return f"{line}\n{'':22}-> {self.fix}" if self.fix else line
-
-
-def describe(error: BaseException) -> str:
-    """An exception in one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())

@@ -13,7 +13,8 @@ from pathlib import Path
 import verl
 from verl import sdpo
 from verl.sdpo import SUPPORTED_VERL
-from verl.sdpo.doctor.finding import FAIL, OK, WARN, Finding, describe
+from verl.sdpo.checks import describe
+from verl.sdpo.doctor.finding import FAIL, OK, WARN, Finding
 
 PYTHONS = ((3, 10), (3, 12))
 # Oldest version, and module. verl refuses older ones of vLLM (verl/third_party/vllm/__init__.py). For SGLang it states

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from verl.sdpo import on_cpu
-from verl.sdpo.checks import BLOCK
-from verl.sdpo.doctor.capacity import (
+from verl.sdpo.checks import BLOCK, describe
+from verl.sdpo.doctor.finding import FAIL, OK, WARN, Finding
+from verl.sdpo.memory.estimate import (
     ALL_LOGITS,
     COMPARISON,
     GIB,
@@ -22,9 +23,8 @@ from verl.sdpo.doctor.capacity import (
     gpu_peaks,
     place_teacher,
 )
-from verl.sdpo.doctor.finding import FAIL, OK, WARN, Finding, describe
-from verl.sdpo.doctor.model import read_model
-from verl.sdpo.doctor.peak import Update
+from verl.sdpo.memory.model_size import read_model
+from verl.sdpo.memory.peak import Update
 
 SAVE_WHILE_SAMPLING = (
     "Set actor_rollout_ref.actor.fsdp_config.param_offload=True and optimizer_offload=True, lower "

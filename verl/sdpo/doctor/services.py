@@ -4,7 +4,8 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping
 
-from verl.sdpo.doctor.finding import FAIL, OK, WARN, Finding, describe
+from verl.sdpo.checks import describe
+from verl.sdpo.doctor.finding import FAIL, OK, WARN, Finding
 from verl.sdpo.doctor.wandb_login import has_login, server
 
 # Of a Unix socket, on Linux.

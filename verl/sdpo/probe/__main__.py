@@ -15,11 +15,12 @@ from typing import Any
 import yaml
 
 from verl.sdpo.config import is_sdpo
-from verl.sdpo.doctor.__main__ import compose, validate
-from verl.sdpo.insight.probe import CONTEXTS, table, to_json, verdict
-from verl.sdpo.insight.probe_models import Sampler, Scorer, TransformersSampler, VllmSampler
-from verl.sdpo.insight.probe_run import Probe, Size
 from verl.sdpo.objective import Divergence
+from verl.sdpo.preflight.compose import compose
+from verl.sdpo.probe.measures import CONTEXTS, table, to_json, verdict
+from verl.sdpo.probe.models import Sampler, Scorer, TransformersSampler, VllmSampler
+from verl.sdpo.probe.run import Probe, Size
+from verl.sdpo.trainer.before_ray import validate
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:

@@ -1,1 +1,1 @@
-"""`python -m verl.sdpo.report`: see verl/sdpo/insight/."""
+"""`python -m verl.sdpo.report`: see `__main__`."""

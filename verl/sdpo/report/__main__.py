@@ -3,7 +3,7 @@
 python -m verl.sdpo.report RUN... [--out report.html] [--watch [--port 8765]] [--text]
 
 RUN is the folder of a run, of the quickstart (outputs/quickstart/runs/NAME), of a sweep, or any that is laid out as
-verl/sdpo/insight/runs.py says.
+verl/sdpo/runs/reader.py says.
 """
 
 import argparse
@@ -11,7 +11,7 @@ import os
 import sys
 from pathlib import Path
 
-from verl.sdpo.insight.runs import Run, methods
+from verl.sdpo.runs.reader import Run, methods
 
 
 def main() -> int:
@@ -25,7 +25,7 @@ def main() -> int:
     args = parser.parse_args()
     try:
         if args.watch:
-            from verl.sdpo.insight.watch import watch
+            from verl.sdpo.report.watch import watch
 
             watch(args.runs, args.port)
             return 0
@@ -34,12 +34,12 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 1
     if args.text:
-        from verl.sdpo.insight.text import text_report
+        from verl.sdpo.report.text_report import text_report
 
         print(text_report(runs))
         return 0
     try:
-        from verl.sdpo.insight.page import build
+        from verl.sdpo.report.page import build
     except ModuleNotFoundError as error:
         if error.name != "plotly":
             raise

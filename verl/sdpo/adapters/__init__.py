@@ -1,1 +1,0 @@
-"""All that imports verl: engine, worker, trainer, rollout, and the checks of its configuration."""

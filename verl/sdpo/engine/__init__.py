@@ -1,0 +1,1 @@
+"""The accelerator worker: verl's FSDP engine with the self-teacher."""

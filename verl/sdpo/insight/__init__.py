@@ -1,1 +1,0 @@
-"""What training does, for people to see: the teacher's credit per token, and a page about one run or many."""

@@ -1,0 +1,157 @@
+"""The model of a probe: in vLLM, or without it in transformers, where it answers; in transformers, where it is read."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from omegaconf import DictConfig
+
+from verl.sdpo import on_cpu
+from verl.sdpo.engine.lm_head import head_replaced, refuse_changed_logits
+from verl.sdpo.head import Logits, Projection, chunks, compared_tokens
+from verl.sdpo.objective import divergence
+from verl.sdpo.probe.measures import TokenScores
+
+
+def load_model(config: DictConfig) -> Any:
+    """In transformers, in bfloat16, on the accelerator if there is one."""
+    from transformers import AutoModelForCausalLM
+
+    model = config.actor_rollout_ref.model
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        model.path, dtype=torch.bfloat16, trust_remote_code=model.trust_remote_code
+    )
+    return loaded.to("cpu" if on_cpu() else "cuda").eval()
+
+
+class Sampler(Protocol):
+    """Answers prompts with the sampling of the configuration's rollouts."""
+
+    def __call__(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+        """One answer's tokens per prompt, with the token that ends it."""
+
+    def close(self) -> None:
+        """Give the memory back."""
+
+
+class VllmSampler:
+    def __init__(self, config: DictConfig, max_prompt: int):
+        import vllm
+
+        rollout, model = config.actor_rollout_ref.rollout, config.actor_rollout_ref.model
+        self.max_tokens = config.data.max_response_length
+        length = max_prompt + self.max_tokens
+        # As the platform `cpu` has it, see docs/verl-notes.md.
+        options: dict[str, Any] = {"enforce_eager": True, "enable_chunked_prefill": False} if on_cpu() else {}
+        self._llm: Any = vllm.LLM(
+            model.path,
+            max_model_len=length,
+            max_num_batched_tokens=max(length, rollout.max_num_batched_tokens),
+            dtype=rollout.dtype,
+            seed=rollout.seed,
+            tensor_parallel_size=rollout.tensor_model_parallel_size,
+            gpu_memory_utilization=rollout.gpu_memory_utilization,
+            trust_remote_code=model.trust_remote_code,
+            **options,
+        )
+        self._params = vllm.SamplingParams(
+            temperature=rollout.temperature, top_p=rollout.top_p, top_k=rollout.top_k, max_tokens=self.max_tokens
+        )
+
+    def __call__(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+        inputs = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
+        return [list(one.outputs[0].token_ids) for one in self._llm.generate(inputs, self._params, use_tqdm=False)]
+
+    def close(self) -> None:
+        self._llm.llm_engine.engine_core.shutdown()
+        del self._llm
+
+
+class TransformersSampler:
+    """For a machine without vLLM: slower, some prompts of like length at a time."""
+
+    BATCH = 32
+
+    def __init__(self, config: DictConfig, tokenizer: Any):
+        rollout = config.actor_rollout_ref.rollout
+        torch.manual_seed(rollout.seed)
+        self.model, self.tokenizer = load_model(config), tokenizer
+        self.options = {
+            "do_sample": True,
+            "temperature": rollout.temperature,
+            "top_p": rollout.top_p,
+            # 0: none; vLLM has -1 for it.
+            "top_k": max(rollout.top_k, 0),
+            "max_new_tokens": config.data.max_response_length,
+            "pad_token_id": tokenizer.pad_token_id,
+        }
+
+    def __call__(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+        answers: list[list[int]] = [[] for _ in prompts]
+        by_length = sorted(range(len(prompts)), key=lambda place: len(prompts[place]))
+        for start in range(0, len(prompts), self.BATCH):
+            places = by_length[start : start + self.BATCH]
+            rows = {"input_ids": [prompts[place] for place in places]}
+            inputs = self.tokenizer.pad(rows, padding_side="left", return_tensors="pt").to(self.model.device)
+            tokens = self.model.generate(**inputs, **self.options)[:, inputs["input_ids"].shape[1] :]
+            for place, row in zip(places, tokens.tolist(), strict=True):
+                answers[place] = self._until_end(row)
+        return answers
+
+    def _until_end(self, tokens: list[int]) -> list[int]:
+        ends = self.model.generation_config.eos_token_id
+        ends = set(ends if isinstance(ends, list) else [ends])
+        end = next((place for place, token in enumerate(tokens) if token in ends), len(tokens) - 1)
+        return tokens[: end + 1]
+
+    def close(self) -> None:
+        del self.model
+
+
+class Scorer:
+    """Reads student and teacher, the same weights under two prompts, at the tokens of a response.
+
+    Raises:
+        ValueError: when the model changes its logits after the language-model head.
+    """
+
+    def __init__(self, config: DictConfig, alpha: float, topk: int | None):
+        self.model = load_model(config)
+        refuse_changed_logits(self.model.config)
+        self.temperature = config.actor_rollout_ref.rollout.temperature
+        self.alpha, self.topk = alpha, topk
+
+    @torch.no_grad()
+    def __call__(
+        self, student_prompt: Sequence[int], teacher_prompt: Sequence[int], response: Sequence[int]
+    ) -> TokenScores:
+        """Some tokens at a time: two distributions of a long response would be larger than the model."""
+        student, teacher = self.logits(student_prompt, response), self.logits(teacher_prompt, response)
+        size = compared_tokens(self.model.device)
+        parts = [vars(self.compare(student(part), teacher(part))) for part in chunks(len(response), size)]
+        return TokenScores(**{name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+
+    def logits(self, prompt: Sequence[int], response: Sequence[int]) -> Logits:
+        """Of the response's tokens."""
+        ids = torch.tensor([[*prompt, *response]], device=self.model.device)
+        # A token is predicted where the one before it stands.
+        positions = torch.arange(len(prompt) - 1, ids.shape[1] - 1, device=ids.device)
+        with head_replaced(self.model, positions, lambda hidden, head: Projection(hidden, head.weight, head.bias)):
+            return self.model(ids, use_cache=False).logits
+
+    def compare(self, student_logits_CV: torch.Tensor, teacher_logits_CV: torch.Tensor) -> TokenScores:
+        student, teacher = (
+            torch.log_softmax(logits / self.temperature, dim=-1) for logits in (student_logits_CV, teacher_logits_CV)
+        )
+        wanted = teacher.argmax(-1, keepdim=True)
+        belief = student.gather(-1, wanted)
+        # How many tokens the student thinks likelier.
+        rank = (student > belief).sum(-1)
+        scores = TokenScores(
+            divergence=divergence(student, teacher, self.alpha),
+            differs=(student.argmax(-1, keepdim=True) != wanted)[:, 0],
+            students_belief=belief[:, 0].exp(),
+            in_topk=rank < (self.topk or student.shape[-1]),
+        )
+        return TokenScores(**{name: np.asarray(value.cpu()) for name, value in vars(scores).items()})

@@ -1,0 +1,237 @@
+"""Notices a training that goes wrong, from the metrics of its steps. Plain Python: the trainer acts on what it says.
+
+Every number is held against the run's own past, so that no threshold belongs to a task. What is watched stands in
+`watches`. Noise is no alarm: a number must be out of bounds for some steps in a row, and by more than such steps differ
+from one to the next anyway. A model that answers shorter, or with another entropy, and no worse is learning: all but
+the accuracy itself raise an alarm only together with a fall of it. While nothing has ever been solved there is none to
+fall, and only numbers that are not finite are told.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
+
+GUARDS = ("off", "warn", "stop", "rollback")
+ACCURACY = "critic/score/mean"
+# Present in every step, and meaningless once they are not finite.
+FINITE = ("actor/grad_norm", "actor/pg_loss", "actor/loss")
+VALIDATION = "val-core/"
+VALIDATION_MARGIN = 0.1
+
+
+@dataclass(frozen=True)
+class GuardConfig:
+    """`insight` of the yaml, as far as it concerns the guard."""
+
+    guard: str = "warn"
+    """off; warn: say what looks wrong; stop: save and end the run; rollback: once, go back to the last good checkpoint,
+    with the teacher copied from the student, and go on; then stop."""
+
+    guard_patience: int = 5
+    """Steps in a row that must be out of bounds."""
+
+    guard_fall: float = 0.5
+    """Share of its past below which accuracy, in training and validation, and length are out of bounds."""
+
+    def __post_init__(self):
+        if self.guard not in GUARDS:
+            raise ValueError(f"insight.guard={self.guard!r}: expected one of {', '.join(GUARDS)}.")
+        if not (type(self.guard_patience) is int and self.guard_patience >= 1):
+            raise ValueError(f"insight.guard_patience={self.guard_patience!r}: expected a whole number of steps >= 1.")
+        if not (isinstance(self.guard_fall, float) and 0 < self.guard_fall < 1):
+            raise ValueError(f"insight.guard_fall={self.guard_fall!r}: expected a number between 0 and 1.")
+
+    @classmethod
+    def of(cls, block: Mapping[str, Any]) -> "GuardConfig":
+        """From the block of the yaml, where a bare `off` reads as false."""
+        given: dict[str, Any] = {each.name: block[each.name] for each in fields(cls) if each.name in block}
+        if given.get("guard") is False:
+            given["guard"] = "off"
+        return cls(**given)
+
+
+@dataclass(frozen=True)
+class Event:
+    """One reason for a human to look."""
+
+    step: int
+    signal: str
+    """The metric."""
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Watch:
+    """One metric and its bounds: low * past and high * past + margin; None: no such bound."""
+
+    metric: str
+    words: str
+    low: float | None = None
+    high: float | None = None
+    margin: float = 0.0
+    excused: bool = True
+    """Whether a training accuracy that has not fallen makes it no alarm."""
+
+    def is_out(self, value: float, past: float) -> bool:
+        below = self.low is not None and value < self.low * past
+        return below or (self.high is not None and value > self.high * past + self.margin)
+
+
+def watches(config: GuardConfig) -> tuple[Watch, ...]:
+    return (
+        Watch(ACCURACY, "training accuracy", low=config.guard_fall, excused=False),
+        Watch("response_length/mean", "length of answers", low=config.guard_fall, high=1 / config.guard_fall),
+        Watch("self_distillation/student_entropy", "entropy of the student", low=0.1, high=3.0),
+        Watch("actor/entropy", "entropy of the student", low=0.1, high=3.0),
+        Watch("self_distillation/reprompt_sample_fraction", "share of answers that have a teacher", low=0.1),
+        Watch("training/incorrect_format", "share of answers in a wrong format", high=1.0, margin=0.25),
+        Watch("response_length/clip_ratio", "share of answers cut by the length limit", high=1.0, margin=0.4),
+        Watch("self_distillation/teacher_student_distance", "distance of teacher and student", high=10.0),
+    )
+
+
+# A past of fewer steps says nothing. The first two of a run with a warm-up sample from the untrained model.
+START_STEPS = 2
+# How far from the past the mean of a streak must be. A streak is chosen for being low, so two would not do: simulated
+# runs of constant accuracy with 4 questions a step then raised alarms (tests/sdpo/runs/test_guard_rules.py).
+STANDARD_ERRORS = 4.0
+# Of its past, from which accuracy counts as not fallen.
+HELD = 0.75
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is kept of one metric: its past, and the steps in a row that are out of bounds."""
+
+    steps: int = 0
+    total: float = 0.0
+    squared_changes: float = 0.0
+    last: float = 0.0
+    streak: int = 0
+    streak_total: float = 0.0
+    accuracy_total: float = 0.0
+    """Training accuracy over those steps."""
+    accuracy_past: float = 0.0
+    """And over the steps before them."""
+    told: bool = False
+
+    @property
+    def past(self) -> float:
+        return self.total / self.steps
+
+    @property
+    def noise(self) -> float:
+        """Standard deviation of a step, from the changes between neighbours, which a trend does not inflate."""
+        return math.sqrt(self.squared_changes / max(self.steps - 1, 1) / 2)
+
+    def extended(self, value: float) -> "Record":
+        """With one more step in its past."""
+        change = (value - self.last) ** 2 if self.steps else 0.0
+        return Record(self.steps + 1, self.total + value, self.squared_changes + change, value)
+
+    def ended(self) -> "Record":
+        """Whose streak is over, and belongs to its past."""
+        if not self.streak:
+            return self
+        mean = self.streak_total / self.streak
+        return Record(self.steps + self.streak, self.total + self.streak_total, self.squared_changes, mean)
+
+
+@dataclass
+class Guard:
+    """`observe` every step in turn, then act on the events. `state` is all it knows, as plain values."""
+
+    config: GuardConfig
+    records: dict[str, Record] = field(default_factory=dict)
+    best_validation: float | None = None
+    validation_told: bool = False
+
+    def observe(self, step: int, metrics: Mapping[str, Any]) -> list[Event]:
+        """What is wrong at this step, each reason once for as long as it lasts."""
+        events = [
+            Event(step, name, f"step {step}: {name} is {metrics[name]}.")
+            for name in FINITE
+            if name in metrics and not math.isfinite(metrics[name])
+        ]
+        # First the others, which look at the accuracy before this step.
+        accuracy = metrics.get(ACCURACY)
+        for watch in reversed(watches(self.config)):
+            # A number that is not finite would be a past that nothing can be held against.
+            if accuracy is not None and math.isfinite(accuracy) and math.isfinite(metrics.get(watch.metric, math.nan)):
+                events += self._observe(step, watch, float(metrics[watch.metric]), float(accuracy))
+        return events + self._validate(step, metrics)
+
+    @property
+    def doubts(self) -> bool:
+        """Whether anything is out of bounds that has not lasted yet: no checkpoint of now is a good one."""
+        return self.validation_told or any(
+            watch.metric in self.records and self._is_harm(watch, self.records[watch.metric])
+            for watch in watches(self.config)
+        )
+
+    def _observe(self, step: int, watch: Watch, value: float, accuracy: float) -> list[Event]:
+        record = self.records.get(watch.metric, Record())
+        if record.steps < START_STEPS or not watch.is_out(value, record.past):
+            self.records[watch.metric] = record.ended().extended(value)
+            return []
+        record = replace(
+            record,
+            streak=record.streak + 1,
+            streak_total=record.streak_total + value,
+            accuracy_total=record.accuracy_total + accuracy,
+            accuracy_past=record.accuracy_past if record.streak else self.records[ACCURACY].past,
+        )
+        is_alarm = not record.told and self._is_alarm(watch, record)
+        self.records[watch.metric] = replace(record, told=record.told or is_alarm)
+        return [Event(step, watch.metric, self._sentence(step, watch, record))] if is_alarm else []
+
+    def _is_alarm(self, watch: Watch, record: Record) -> bool:
+        if record.streak < self.config.guard_patience:
+            return False
+        distance = abs(record.streak_total / record.streak - record.past)
+        if distance <= STANDARD_ERRORS * record.noise / math.sqrt(record.streak):
+            return False
+        return self._is_harm(watch, record)
+
+    def _is_harm(self, watch: Watch, record: Record) -> bool:
+        """Whether it is out of bounds, and accuracy no excuse."""
+        if not record.streak:
+            return False
+        return not watch.excused or record.accuracy_total / record.streak < HELD * record.accuracy_past
+
+    def _sentence(self, step: int, watch: Watch, record: Record) -> str:
+        mean = record.streak_total / record.streak
+        text = (
+            f"step {step}: {watch.words} is {mean:.3g} over the last {record.streak} steps, after {record.past:.3g} "
+            f"over the {record.steps} steps before"
+        )
+        if watch.excused:
+            now = record.accuracy_total / record.streak
+            text += f", and training accuracy fell from {record.accuracy_past:.2f} to {now:.2f}"
+        return text + "."
+
+    def _validate(self, step: int, metrics: Mapping[str, Any]) -> list[Event]:
+        """The mean over data sources against its best; one measurement is enough, as it has many answers."""
+        values = [float(metrics[name]) for name in metrics if name.startswith(VALIDATION) and "/mean@" in name]
+        if not values:
+            return []
+        value = sum(values) / len(values)
+        best = self.best_validation = max(value, self.best_validation or value)
+        fell = value < self.config.guard_fall * best and best - value > VALIDATION_MARGIN
+        is_new, self.validation_told = fell and not self.validation_told, fell
+        text = f"step {step}: validation is {value:.2f}, after {best:.2f} at its best."
+        return [Event(step, VALIDATION, text)] if is_new else []
+
+    @property
+    def state(self) -> dict[str, Any]:
+        return {
+            "records": {name: asdict(record) for name, record in self.records.items()},
+            "best_validation": self.best_validation,
+            "validation_told": self.validation_told,
+        }
+
+    @classmethod
+    def resumed(cls, config: GuardConfig, state: Mapping[str, Any]) -> "Guard":
+        records = {name: Record(**record) for name, record in state["records"].items()}
+        return cls(config, records, state["best_validation"], state["validation_told"])

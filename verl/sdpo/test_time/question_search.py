@@ -1,0 +1,122 @@
+"""Test-time SDPO: what a training on one question adds to SDPO's trainer, namely a log of attempts and an end."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from verl.sdpo.checks import BLOCK
+from verl.sdpo.config import LOSS_MODE, TEST_TIME_MODE
+from verl.sdpo.runs.identity import trains
+from verl.sdpo.test_time.grading import Question, read_question
+from verl.sdpo.test_time.log import AttemptLog, result_fields
+
+# The reward function of such a training, which calls another one for the public and for the hidden tests.
+CONFIRMING = "pkg://verl.sdpo.test_time.grading"
+
+
+class QuestionSearch:
+    """The attempts of a training on one question. Over at the first confirmed attempt, or when the budget is used up.
+
+    Args:
+        config: the Hydra tree that `verl.trainer.main_ppo` composed, with a block `test_time`.
+
+    Raises:
+        ValueError: the question's folder or the log cannot be used; see `read_question` and `AttemptLog`.
+    """
+
+    def __init__(self, config: DictConfig):
+        question = read_question(Path(config["data"]["train_files"]), Path(config["data"]["val_files"]))
+        self.log = AttemptLog(Path(config["test_time"]["log"]), run_config(config, question))
+
+    @property
+    def over(self) -> bool:
+        return self.log.left == 0
+
+    def resume(self, step: int) -> str | None:
+        """Go on from the checkpoint of `step`; returns what to tell the user.
+
+        Attempts of later steps are made again by other weights, so they are moved out of the log.
+
+        Raises:
+            ValueError: the log lacks attempts that the checkpoint was trained on.
+        """
+        if self.over:
+            return None
+        last = self.log.records[-1]["step"] if self.log.records else 0
+        if last < step:
+            raise ValueError(
+                f"{self.log.path} ends with step {last}, but the checkpoint was made after step {step}: attempts are "
+                "missing. Restore the log, or start over with another trainer.experiment_name."
+            )
+        moved = self.log.keep(sum(record["step"] <= step for record in self.log.records))
+        note = f"moved {moved} attempts after step {step} out of {self.log.path}: they are made again"
+        return note if moved else None
+
+    def record(self, step: int, response: str, tokens: tuple[int, int], result: Mapping[str, Any]) -> None:
+        """Log one attempt, unless the search is over: what a batch holds beyond that is not counted.
+
+        Args:
+            tokens: of the prompt and of the response.
+            result: of `grading.grade`.
+        """
+        if not self.over:
+            self.log.append(
+                step=step,
+                response=response,
+                prompt_tokens=tokens[0],
+                response_tokens=tokens[1],
+                **result_fields(dict(result)),
+            )
+
+
+def run_config(config: DictConfig, question: Question) -> dict[str, Any]:
+    """The header of the log: whatever a resumed run must have in common with the run it continues."""
+    actor, rollout = config["actor_rollout_ref"]["actor"], config["actor_rollout_ref"]["rollout"]
+    reward = config["reward"]["custom_reward_function"]["reward_kwargs"]
+    block: Any = OmegaConf.to_container(actor["self_distillation"], resolve=True)
+    return {
+        "method": "sdpo",
+        **question.header(),
+        "model": config["actor_rollout_ref"]["model"]["path"],
+        "budget": config["test_time"]["budget"],
+        "seed": config["vars"]["seed"],
+        "rollouts": rollout["n"],
+        "temperature": rollout["temperature"],
+        "top_p": rollout["top_p"],
+        "max_response": config["data"]["max_response_length"],
+        "lr": actor["optim"]["lr"],
+        "self_distillation": {k: v for k, v in block.items() if trains(f"{BLOCK}.{k}")},
+        "reward": reward["grader"],
+        "reward_kwargs": OmegaConf.to_container(reward["options"], resolve=True),
+    }
+
+
+def validate_test_time(config: DictConfig) -> None:
+    """Check what a search on one question needs.
+
+    Raises:
+        ValueError: naming the key, its value and what to set instead. Nothing of Ray has started then.
+    """
+    loss_mode = config["actor_rollout_ref"]["actor"]["policy_loss"]["loss_mode"]
+    reward = config["reward"]["custom_reward_function"]["path"]
+    for key, value, expected in (
+        ("actor_rollout_ref.actor.policy_loss.loss_mode", loss_mode, LOSS_MODE),
+        ("trainer.v1.trainer_mode", config["trainer"]["v1"]["trainer_mode"], TEST_TIME_MODE),
+        ("data.train_batch_size", config["data"]["train_batch_size"], 1),
+        ("reward.custom_reward_function.path", reward, CONFIRMING),
+    ):
+        if value != expected:
+            raise ValueError(f"{key}={value} with a block test_time: set it to {expected}, or remove the block.")
+    if config["data"].get("refill_until_target", 0):
+        raise ValueError(
+            f"data.refill_until_target={config['data']['refill_until_target']} with a block test_time: attempts that "
+            "are thrown away would be missing from the log and the budget. Set it to 0."
+        )
+    for key in ("train_files", "val_files"):
+        if not isinstance(config["data"][key], str):
+            raise ValueError(
+                f"data.{key}={config['data'][key]} with a block test_time: name the one file of a question."
+            )
+    QuestionSearch(config).log.close()

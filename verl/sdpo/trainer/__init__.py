@@ -1,0 +1,1 @@
+"""The driver: what SDPO adds to verl's V1 trainers."""

@@ -68,7 +68,7 @@ def test_decision_table(has_demonstration, feedback, only_without_solution, show
     content = prompt.messages[-1]["content"]
     assert prompt.demonstration == ("The sum is 3." if "demonstration" in shown else None)
     assert prompt.feedback == ("too low" if "feedback" in shown else None)
-    assert prompt.has_target == bool(shown)
+    assert prompt.has_context == bool(shown)
     assert ("Correct solution:\n\nThe sum is 3." in content) == ("demonstration" in shown)
     assert ("earlier attempt:\n\ntoo low" in content) == ("feedback" in shown)
     assert shown or prompt.messages == QUESTION
@@ -228,7 +228,7 @@ def test_rows_of_one_attempt_are_not_shown_each_other():
     rows = [Rollout("group", n, QUESTION, f"attempt {n}, row {row}", 1.0) for n in (0, 1) for row in (0, 1)]
     shown = [prompt.demonstration for prompt in build(rows)]
     assert shown == ["attempt 1, row 0"] * 2 + ["attempt 0, row 0"] * 2
-    assert [prompt.has_target for prompt in build(rows[:2])] == [False, False]
+    assert [prompt.has_context for prompt in build(rows[:2])] == [False, False]
 
 
 def test_own_success_may_be_shown_on_demand():
@@ -249,7 +249,7 @@ def test_threshold_decides_what_a_success_is():
 
 def test_groups_do_not_mix():
     rollouts = [rollout(1.0, uid="a"), rollout(uid="b"), rollout(uid="a")]
-    assert [prompt.has_target for prompt in build(rollouts)] == [False, False, True]
+    assert [prompt.has_context for prompt in build(rollouts)] == [False, False, True]
 
 
 def test_random_choice_is_drawn_from_all_other_successes_by_seed_and_step():
@@ -292,7 +292,7 @@ def test_ungraded_rows_are_neither_shown_nor_distilled():
     ]
     prompts = build(rollouts)
     assert [prompt.demonstration for prompt in prompts] == [None, None, "real", None]
-    assert [prompt.has_target for prompt in prompts] == [False, False, True, False]
+    assert [prompt.has_context for prompt in prompts] == [False, False, True, False]
 
 
 # Several attempts in one prompt
@@ -373,7 +373,7 @@ def test_the_longest_section_is_cut_until_all_fit():
             any(whole_text.startswith(section.text) for whole_text in prompt.texts(section.kind))
             for section in fitted.sections
         )
-        assert fitted.has_target == (fitted.messages != QUESTION)
+        assert fitted.has_context == (fitted.messages != QUESTION)
         if fitted.texts("attempt") or fitted.texts("failed"):
             assert fitted.texts("solution") == ["attempt 1", "attempt 3"], "what teaches is cut last"
 
@@ -450,14 +450,14 @@ def test_the_longer_of_both_is_cut_and_the_other_follows_when_needed():
     assert fitted.demonstration is None
     assert fitted.feedback
     assert set(fitted.feedback) == {"f"}
-    assert fitted.has_target
+    assert fitted.has_context
 
 
 def test_a_prompt_that_loses_everything_has_no_target_and_reads_like_the_students():
     owner = rollout()
     prompt = build([owner, rollout(1.0, response=DEMONSTRATION)])[0]
     fitted, token_ids = fit(prompt, owner, replace(SETTINGS, max_reprompt_len=FRAME_LENGTH))
-    assert not fitted.has_target
+    assert not fitted.has_context
     assert fitted.truncated
     assert fitted.messages == QUESTION
     assert token_ids == tokenize_characters(QUESTION)
@@ -513,7 +513,7 @@ def test_any_text_fits_any_possible_limit(demonstration, feedback, side, room):
     assert len(token_ids) <= settings.max_reprompt_len
     assert text.startswith("<user>Add 1 and 2.")
     assert text.endswith("<end>" + GENERATION_HEADER)
-    assert ("\n\nCorrectly solve the original question." in text) == fitted.has_target
+    assert ("\n\nCorrectly solve the original question." in text) == fitted.has_context
     for cut, whole in ((fitted.demonstration, prompt.demonstration), (fitted.feedback, prompt.feedback)):
         assert cut is None or (whole.startswith(cut) if side == "right" else whole.endswith(cut))
 

@@ -190,8 +190,8 @@ class TeacherPrompt:
         return next(iter(self.texts("feedback")), None)
 
     @property
-    def has_target(self) -> bool:
-        """Whether the teacher knows something the student did not, so that its distribution is worth distilling."""
+    def has_context(self) -> bool:
+        """True when the teacher is shown something that the student did not have, so that it is worth distilling."""
         return any(SECTIONS[section.kind].teaches for section in self.sections)
 
 
@@ -393,7 +393,7 @@ def _render(prompt: TeacherPrompt, rollout: Rollout, config: RepromptConfig) -> 
     With none that teaches, the teacher reads exactly what the student read.
     """
     messages = list(rollout.messages)
-    if not prompt.has_target:
+    if not prompt.has_context:
         return replace(prompt, messages=messages, sections=())
     last_user = max((i for i, message in enumerate(messages) if message["role"] == "user"), default=None)
     if last_user is None:
@@ -473,6 +473,6 @@ def reprompt_metrics(
         "self_distillation/success_sample_fraction": sum(p.demonstration is not None for _, p in graded) / samples,
         "self_distillation/feedback_available_fraction": sum(has_feedback(r) for r, _ in graded) / samples,
         "self_distillation/feedback_used_fraction": sum(p.feedback is not None for _, p in graded) / samples,
-        "self_distillation/reprompt_sample_fraction": sum(p.has_target for _, p in graded) / samples,
+        "self_distillation/reprompt_sample_fraction": sum(p.has_context for _, p in graded) / samples,
         "self_distillation/truncated_reprompt_fraction": sum(p.truncated for _, p in graded) / samples,
     }

@@ -133,10 +133,10 @@ class TeacherRowBuilder:
         rows, prompt_lens = [], []
         for i, sample in enumerate(samples):
             prompt_ids = sample.prompt_ids
-            if prompts[i].has_target:
+            if prompts[i].has_context:
                 prompts[i], token_ids = self._fit(prompts[i], sample, step)
                 prompt_ids = torch.tensor(token_ids, dtype=prompt_ids.dtype)
-            if prompts[i].has_target:
+            if prompts[i].has_context:
                 prompt_lens.append(len(prompt_ids))
             rows.append(torch.cat([prompt_ids, sample.response_ids]))
 
@@ -145,7 +145,7 @@ class TeacherRowBuilder:
             metrics["self_distillation/teacher_prompt_length/mean"] = sum(prompt_lens) / len(prompt_lens)
             metrics["self_distillation/teacher_prompt_length/max"] = max(prompt_lens)
         # Again, as truncation may have taken what a prompt knew.
-        targets = torch.tensor([float(prompt.has_target) for prompt in prompts])
+        targets = torch.tensor([float(prompt.has_context) for prompt in prompts])
         weights = targets * torch.tensor(question_weights)
         warning = None if weights.any() else self._no_target(rollouts, prompts, step)
         metrics[TEACHER_TOKENS] = sum(len(row) for row, weight in zip(rows, weights.tolist(), strict=True) if weight)
@@ -200,7 +200,7 @@ class TeacherRowBuilder:
     def _no_target(self, rollouts: Sequence[Rollout], prompts: Sequence[TeacherPrompt], step: int) -> str:
         config = self.config.reprompt
         instead = "learns from rewards alone" if self.config.routing.reads_rewards else "teaches nothing"
-        if any(prompt.has_target for prompt in prompts):
+        if any(prompt.has_context for prompt in prompts):
             return (
                 f"step {step}: NO TARGET. question_weight={self.config.choices.question_weight} gives no weight to any "
                 f"question that has a teacher, so this step {instead}. Take questions that the model solves sometimes."

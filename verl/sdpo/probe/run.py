@@ -124,7 +124,7 @@ class Probe:
             (place, ids[: len(ids) - len(self.samples[place].response_ids)].tolist())
             for place, (ids, prompt) in enumerate(zip(rows.input_ids, rows.prompts, strict=True))
             # An empty response has no token to score.
-            if prompt.has_target and len(self.samples[place].response_ids)
+            if prompt.has_context and len(self.samples[place].response_ids)
         ]
         chosen = self.random.sample(prompts, min(self.size.answers, len(prompts)))
         return sorted(chosen), len(prompts) / len(self.samples)

@@ -33,10 +33,10 @@ def update_order(
     units = [sorted(groups[prompt], key=lambda i: _identity(samples[i])) for prompt in sorted(groups)]
     if len({len(unit) for unit in units}) > 1 or len(units) % num_ranks:
         units = [[i] for unit in units for i in unit]
-    has_target = rows.weights > 0
+    has_context = rows.weights > 0
     student = torch.tensor([len(sample.prompt_ids) + len(sample.response_ids) for sample in samples])
-    student = student * (has_target | reads_every_row)
-    teacher = torch.tensor([len(row) for row in rows.input_ids]) * has_target
+    student = student * (has_context | reads_every_row)
+    teacher = torch.tensor([len(row) for row in rows.input_ids]) * has_context
     work = STUDENT_PASSES * calculate_workload(student) + calculate_workload(teacher)
     work_of_units = [int(work[unit].sum()) for unit in units]
     parts = get_seqlen_balanced_partitions(work_of_units, k_partitions=num_ranks, equal_size=True)

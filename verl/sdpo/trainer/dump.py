@@ -59,7 +59,7 @@ class DumpMixin(Trainer):
                 "attempt": rollout.attempt,
                 "question": dump.chat_text(rollout.messages),
                 "teacher_prompt": dump.chat_text(prompt.messages),
-                "has_target": prompt.has_target,
+                "has_target": prompt.has_context,
                 "prompt_truncated": prompt.truncated,
                 "demonstration": prompt.demonstration,
                 "demonstration_attempt": dump.demonstration_attempt(prompt, attempts.get(rollout.uid, [])),

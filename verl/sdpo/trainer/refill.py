@@ -83,5 +83,5 @@ class RefillBuffer(ReplayBuffer):
             rollout.uid
             for rollout, prompt, weight in zip(rollouts, prompts, weights, strict=True)
             # What a grader broke is kept, so that `max_grader_error_rate` sees it.
-            if (prompt.has_target and weight > 0) or not rollout.graded
+            if (prompt.has_context and weight > 0) or not rollout.graded
         }

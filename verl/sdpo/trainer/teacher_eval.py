@@ -42,7 +42,7 @@ class TeacherEvalMixin(Trainer):
         """At most as many answers as a validation has."""
         samples = self._samples(batch)
         prompts = self.teacher_row_builder.build(samples, step).prompts
-        taught = [number for number, prompt in enumerate(prompts) if prompt.has_target]
+        taught = [number for number, prompt in enumerate(prompts) if prompt.has_context]
         limit = len(self.val_dataset) * self.config.actor_rollout_ref.rollout.val_kwargs.n
         chosen = sorted(random.Random(step).sample(taught, min(limit, len(taught))))
         if not chosen:

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from verl.sdpo.runs import statistics
+
 # What the teacher may be shown, as keys of the block. A threshold that no score reaches leaves no demonstration.
 CONTEXTS: Mapping[str, Mapping[str, Any]] = {
     "configured": {},
@@ -18,7 +20,6 @@ CONTEXTS: Mapping[str, Mapping[str, Any]] = {
     "feedback": {"include_environment_feedback": True, "success_reward_threshold": float("inf")},
     "both": {"include_environment_feedback": True, "environment_feedback_only_without_solution": False},
 }
-RESAMPLES = 2000
 # Below it the gradient of JSD and reverse KL towards a token is that much smaller than forward KL's.
 RARE = 0.01
 
@@ -92,8 +93,8 @@ def interval(values: Sequence[float], questions: Sequence[int], seed: int = 0) -
     for value, question in zip(values, questions, strict=True):
         sums[index[question]] += value
         counts[index[question]] += 1
-    drawn = np.random.default_rng(seed).integers(len(index), size=(RESAMPLES, len(index)))
-    low, high = np.quantile(sums[drawn].sum(1) / counts[drawn].sum(1), (0.025, 0.975))
+    drawn = statistics.resample(np.random.default_rng(seed), len(index))
+    low, high = statistics.interval(drawn @ sums / (drawn @ counts))
     return Interval(float(sums.sum() / counts.sum()), float(low), float(high))
 
 

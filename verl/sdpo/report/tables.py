@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from verl.sdpo.runs.reader import Answer, Run
+from verl.sdpo.runs.statistics import DRAWS, interval, resample
 
-DRAWS = 2000
 LEVEL = 95
 CLOCKS = (1.0, 5.0)
 """Hours of summed step time in which the paper looks for the best accuracy."""
@@ -83,28 +83,30 @@ def _group(answers: Sequence[Answer]) -> dict[str, list[Answer]]:
     return groups
 
 
-def statistics(of: Accuracies, curves_STB: Array) -> dict[str, Array]:
-    """Of every seed's curve, (S, B) each: before, within the clocks, best, last, and the mean over training."""
+def curve_statistics(accuracies: Accuracies, curves_STB: Array) -> dict[str, Array]:
+    """Return (S, B) per statistic of each seed's curve: before, within the clocks, best, last, mean over training."""
     found = {"before": curves_STB[:, 0]}
     for limit in CLOCKS:
-        is_late = (of.hours_ST > limit)[..., None]
-        found[f"best in {limit:g} h"] = np.where(is_late, -np.inf, curves_STB).max(1)
+        is_late = (accuracies.hours_ST > limit)[..., None]
+        best_SB = np.where(is_late, -np.inf, curves_STB).max(1)
+        # NaN: not validated within the clock.
+        found[f"best in {limit:g} h"] = np.where(np.isinf(best_SB), np.nan, best_SB)
     return {**found, "best": curves_STB.max(1), "last": curves_STB[:, -1], "mean": curves_STB.mean(1)}
 
 
-def bootstrap(of: Accuracies, seed: int = 0) -> tuple[dict[str, float], dict[str, Array]]:
-    """Every statistic as measured, and its (B,) draws.
+def bootstrap(accuracies: Accuracies, seed: int = 0) -> tuple[dict[str, float], dict[str, Array]]:
+    """Return every statistic as measured, and its (B,) draws.
 
-    Each draw takes Q questions and S seeds with replacement. All methods draw the same questions, and by number the
-    same seeds: that makes differences of their draws paired.
+    Each draw takes Q questions and S seeds with replacement. Methods with as many seeds draw the same questions and
+    seeds: that makes differences of their draws paired.
     """
-    seeds, _, count = of.values_STQ.shape
+    seeds, _, count = accuracies.values_STQ.shape
     generator = np.random.default_rng(seed)
-    weights_BQ = generator.multinomial(count, np.full(count, 1 / count), size=DRAWS) / count
-    chosen_BS = (generator.random((seeds, DRAWS)).T * seeds).astype(int)
-    measured = statistics(of, of.values_STQ.mean(-1, keepdims=True))
-    drawn = statistics(of, of.values_STQ @ weights_BQ.T)
-    draws = {name: np.take_along_axis(values.T, chosen_BS, axis=1).mean(1) for name, values in drawn.items()}
+    weights_BQ = resample(generator, count) / count
+    weights_BS = resample(generator, seeds) / seeds
+    measured = curve_statistics(accuracies, accuracies.values_STQ.mean(-1, keepdims=True))
+    drawn = curve_statistics(accuracies, accuracies.values_STQ @ weights_BQ.T)
+    draws = {name: (values_SB * weights_BS.T).sum(0) for name, values_SB in drawn.items()}
     return {name: float(values.mean()) for name, values in measured.items()}, draws
 
 
@@ -134,7 +136,7 @@ def accuracy_table(name: str, methods: Mapping[str, Accuracies]) -> Table:
 def _with_interval(value: float, draws: Array, sign: str = "") -> str:
     if not np.isfinite(value):
         return "-"
-    low, high = np.percentile(draws[np.isfinite(draws)], [(100 - LEVEL) / 2, (100 + LEVEL) / 2])
+    low, high = interval(draws, LEVEL)
     return f"{value:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
 
 

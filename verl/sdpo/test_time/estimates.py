@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-DRAWS = 2000
+from verl.sdpo.runs.statistics import DRAWS, interval, resample
 
 
 @dataclass(frozen=True)
@@ -102,15 +102,11 @@ def band(runs: Sequence[Run], ks: Sequence[int], how: Band, seed: int = 0) -> np
     if max(map(len, questions)) == 1 and (count == 1 or not how.resample_questions):
         return np.full((2, len(ks)), np.nan)
     # How often each draw holds a question, and then each of the question's rows.
-    copies = (
-        rng.multinomial(count, [1 / count] * count, DRAWS) if how.resample_questions else np.ones((DRAWS, count), int)
-    )
+    copies = resample(rng, count) if how.resample_questions else np.ones((DRAWS, count), int)
     draws = np.zeros((DRAWS, len(ks)))
     for rows, copy in zip(questions, copies.T, strict=True):
-        times = rng.multinomial(copy * len(rows), [1 / len(rows)] * len(rows))
-        draws += times @ rows / (len(rows) * count)
-    outside = (100 - how.level) / 2
-    return _known(np.percentile(draws, (outside, 100 - outside), axis=0), runs, ks, "confirmed")
+        draws += resample(rng, len(rows), copy) @ rows / (len(rows) * count)
+    return _known(interval(draws, how.level), runs, ks, "confirmed")
 
 
 def _rows(question: Sequence[Run], ks: Sequence[int], found: str) -> np.ndarray:

@@ -5,7 +5,9 @@ needs more of verl waits in a post-import hook until that part of verl is import
 here at DEBUG level; `tests/sdpo/test_plugin.py` proves in a fresh process that everything is registered.
 """
 
+import contextlib
 import functools
+import io
 import logging
 from pathlib import Path
 from typing import Any
@@ -86,6 +88,22 @@ def validate_before_ray(module) -> None:
         return verl_validate_config(config, *args, **kwargs)
 
     module.validate_config = validate_config
+
+
+def validate_without_ray(config: DictConfig) -> None:
+    """Run the checks of `verl.trainer.main_ppo` for a program that starts no training: verl's and SDPO's.
+
+    Data that is not there is left out: such programs report it themselves.
+
+    Raises:
+        Exception: of any kind, as verl checks with assertions and in its dataclasses.
+    """
+    from verl.sdpo.preflight.data_files import without_missing_files
+    from verl.trainer.ppo.utils import need_critic, need_reference_policy
+    from verl.utils.config import validate_config
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        validate_config(without_missing_files(config), need_reference_policy(config), need_critic(config))
 
 
 def register_policy_loss(module) -> None:

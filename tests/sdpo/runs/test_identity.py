@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 
 import verl  # noqa: F401  lets Hydra find our configurations
 from verl.sdpo.preflight import validation
+from verl.sdpo.preflight.data_files import validate_files, validate_rewards
 from verl.sdpo.runs.identity import plain, record, refuse_other
 
 BLOCK = "actor_rollout_ref.actor.self_distillation"
@@ -133,8 +134,8 @@ def test_whoever_does_not_resume_by_name_is_let_through(make, folder, mode):
 
 def test_it_is_asked_before_ray(make, folder, monkeypatch):
     monkeypatch.delenv("VERL_PLATFORM", raising=False)
-    monkeypatch.setattr(validation, "validate_files", lambda config: None)
-    monkeypatch.setattr(validation, "validate_rewards", lambda config: None)
+    without_data = [check for check in validation.CHECKS if check not in (validate_files, validate_rewards)]
+    monkeypatch.setattr(validation, "CHECKS", without_data)
     validation.validate(make())
     with pytest.raises(ValueError, match="would continue"):
         validation.validate(make("vars.seed=9"))

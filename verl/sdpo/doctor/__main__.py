@@ -26,12 +26,13 @@ from verl.sdpo.doctor.installation import (
 from verl.sdpo.doctor.services import check_sandbox, check_sockets, check_wandb
 from verl.sdpo.preflight.chat_template import load_tokenizer
 from verl.sdpo.preflight.compose import compose
-from verl.sdpo.trainer.before_ray import validate
 
 
 def check_configuration(args: argparse.Namespace, config) -> Finding:
+    from verl.sdpo.plugin import validate_without_ray
+
     try:
-        validate(config)
+        validate_without_ray(config)
     # The border to verl's checks: assertions, and whatever its dataclasses, or Hydra that builds them, make of a value.
     except Exception as error:
         return Finding(FAIL, "configuration", f"{args.config_name}: {describe(error)}", "Correct the overrides.")

@@ -5,6 +5,7 @@ from glob import glob
 from pathlib import Path
 
 import pyarrow.parquet as pq
+from omegaconf import DictConfig
 
 from verl.sdpo.config import is_sdpo
 
@@ -19,6 +20,15 @@ def local_files(data: Mapping, *keys: str) -> list[Path]:
     names = [name for key in keys for name in ([data[key]] if isinstance(data[key], str) else data[key] or [])]
     paths = [str(Path(name).expanduser()) for name in names if "://" not in name]
     return [Path(file) for path in paths for file in sorted(glob(path, recursive=True)) or [path]]
+
+
+def without_missing_files(config: DictConfig) -> DictConfig:
+    """Return the configuration without the data files that are not there."""
+    config = config.copy()
+    for key in ("train_files", "val_files"):
+        if any(not file.is_file() for file in local_files(config.data, key)):
+            config.data[key] = [str(file) for file in local_files(config.data, key) if file.is_file()]
+    return config
 
 
 def validate_files(config: Mapping) -> None:
@@ -40,8 +50,9 @@ def validate_files(config: Mapping) -> None:
                 )
 
 
-def validate_text_only(data: Mapping) -> None:
+def validate_text_only(config: Mapping) -> None:
     """Refuse parquet files with image, video or audio columns; `validate_files` reports missing ones."""
+    data = config["data"]
     media = {data[key] for key in ("image_key", "video_key", "audio_key") if data.get(key) is not None}
     for file in local_files(data, "train_files"):
         if file.suffix == ".parquet" and file.is_file():

@@ -5,12 +5,12 @@ A mistake then costs seconds. The checks read the whole Hydra tree that `verl.tr
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from omegaconf import DictConfig
 
 from verl.sdpo import on_cpu
-from verl.sdpo.checks import BLOCK
+from verl.sdpo.checks import BLOCK, refusal
 from verl.sdpo.config import (
     LOSS_MODE,
     STOPPABLE_MODE,
@@ -18,7 +18,6 @@ from verl.sdpo.config import (
     TRAINER_MODE,
     TRAINER_MODES,
     VERLS_TRAINERS,
-    SelfDistillationConfig,
     is_lora,
     is_sdpo,
     longest_sample,
@@ -28,40 +27,9 @@ from verl.sdpo.preflight.chat_template import validate_chat_template
 from verl.sdpo.preflight.data_files import validate_files, validate_rewards, validate_text_only
 from verl.sdpo.runs.guard_rules import GuardConfig
 from verl.sdpo.runs.identity import refuse_other
+from verl.sdpo.test_time.question_search import validate_test_time
 
 logger = logging.getLogger(__name__)
-
-
-def validate(config: DictConfig) -> None:
-    """Run every check of ours that concerns this training.
-
-    Raises:
-        ValueError: naming the key, its value and what to set instead. Nothing of Ray has started then.
-        SandboxUnavailable: the data holds code, and this machine cannot confine it as asked.
-    """
-    _validate_platform(config)
-    validate_training_config(config)
-    validate_hours(config)
-    validate_guard(config)
-    validate_separation(config)
-    validate_teacher_eval(config)
-    validate_files(config)
-    refuse_other(config)
-    if on_cpu():
-        from verl.sdpo.cpu import validate_strategy
-
-        validate_strategy(config)
-    validate_chat_template(config)
-    validate_rewards(config)
-    _validate_dump(config)
-    if config["trainer"]["v1"]["trainer_mode"] == TEST_TIME_MODE and "test_time" not in config:
-        raise ValueError(
-            f"trainer.v1.trainer_mode={TEST_TIME_MODE} without a block test_time: use --config-name sdpo_ttt."
-        )
-    if "test_time" in config:
-        from verl.sdpo.test_time.question_search import validate_test_time
-
-        validate_test_time(config)
 
 
 def validate_hours(config: Mapping) -> None:
@@ -203,58 +171,45 @@ def _validate_platform(config: DictConfig) -> None:
         )
 
 
-def validate_training_config(config: Mapping) -> None:
-    """Check the whole training configuration of verl for combinations that SDPO cannot honour.
-
-    Args:
-        config: the Hydra tree that `verl.trainer.main_ppo` composed.
-
-    Raises:
-        ValueError: naming the key, its value and what to set instead. Nothing of Ray has started then.
-    """
+def validate_trainer_mode(config: Mapping) -> None:
+    """Refuse a trainer that does not go with the loss mode."""
     trainer = config["trainer"]
     mode = trainer["v1"]["trainer_mode"]
-    if not is_sdpo(config):
-        if config["data"].get("refill_until_target", 0):
-            raise ValueError(
-                f"data.refill_until_target={config['data']['refill_until_target']} without loss_mode={LOSS_MODE}: what "
-                "a question teaches matters to SDPO alone. Set it to 0."
-            )
-        if mode in TRAINER_MODES:
-            raise ValueError(
-                f"trainer.v1.trainer_mode={mode} builds teacher batches, which "
-                f"actor_rollout_ref.actor.policy_loss.loss_mode="
-                f"{config['actor_rollout_ref']['actor']['policy_loss']['loss_mode']} never reads. "
-                f"Set trainer.v1.trainer_mode=sync, or loss_mode={LOSS_MODE}."
-            )
-        return
-    if not trainer["use_v1"] or mode not in TRAINER_MODES:
-        raise ValueError(
-            f"actor_rollout_ref.actor.policy_loss.loss_mode={LOSS_MODE} under trainer.use_v1={trainer['use_v1']}, "
-            f"trainer.v1.trainer_mode={mode}: that trainer builds no teacher batches. "
-            f"Start with --config-name sdpo, or set trainer.use_v1=True and trainer.v1.trainer_mode={TRAINER_MODE}."
+    loss_mode = config["actor_rollout_ref"]["actor"]["policy_loss"]["loss_mode"]
+    if is_sdpo(config) and not (trainer["use_v1"] and mode in TRAINER_MODES):
+        raise refusal(
+            {
+                "actor_rollout_ref.actor.policy_loss.loss_mode": LOSS_MODE,
+                "trainer.use_v1": trainer["use_v1"],
+                "trainer.v1.trainer_mode": mode,
+            },
+            "that trainer builds no teacher batches",
+            f"Start with --config-name sdpo, or set trainer.use_v1=True and trainer.v1.trainer_mode={TRAINER_MODE}.",
         )
-    actor, ref, model = (config["actor_rollout_ref"][name] for name in ("actor", "ref", "model"))
-    if "self_distillation" not in actor:
+    if not is_sdpo(config) and mode in TRAINER_MODES:
+        raise refusal(
+            {
+                "trainer.v1.trainer_mode": mode,
+                "actor_rollout_ref.actor.policy_loss.loss_mode": loss_mode,
+            },
+            "that trainer builds teacher batches, which this loss mode never reads",
+            f"Set trainer.v1.trainer_mode=sync, or loss_mode={LOSS_MODE}.",
+        )
+
+
+def validate_block(config: Mapping) -> None:
+    """Refuse a block `self_distillation` that is missing or wrong; warn of keys without effect."""
+    if "self_distillation" not in config["actor_rollout_ref"]["actor"]:
         raise ValueError(
             f"loss_mode={LOSS_MODE} without {BLOCK}: start with --config-name sdpo, which brings the block."
         )
     # The tree is checked as it is; the class repeats its own checks whenever verl builds it.
-    block = parse_block(config)
-    for key, value in block.ignored.items():
+    for key, value in parse_block(config).ignored.items():
         logger.warning("%s.%s=%r is not read by what the block chooses, and has no effect.", BLOCK, key, value)
-    _validate_model(actor, ref, model)
-    _validate_lora(config)
-    _validate_reference(config, block)
-    _validate_lengths(config, block.reprompt.max_reprompt_len)
-    _validate_mini_batch(config)
-    _validate_normalisation(actor)
-    _validate_old_policy(config, block)
-    _validate_refill(config)
-    validate_text_only(config["data"])
 
 
-def _validate_model(actor: Mapping, ref: Mapping, model: Mapping) -> None:
+def _validate_model(config: Mapping) -> None:
+    actor, ref, model = (config["actor_rollout_ref"][name] for name in ("actor", "ref", "model"))
     if actor["strategy"] not in ("fsdp", "fsdp2"):
         raise ValueError(
             f"actor_rollout_ref.actor.strategy={actor['strategy']}: SDPO supports fsdp and fsdp2. "
@@ -327,7 +282,8 @@ def _validate_lora(config: Mapping) -> None:
         )
 
 
-def _validate_reference(config: Mapping, block: SelfDistillationConfig) -> None:
+def _validate_reference(config: Mapping) -> None:
+    block = parse_block(config)
     if config["algorithm"]["use_kl_in_reward"] and not block.routing.reads_rewards:
         raise ValueError(
             f"algorithm.use_kl_in_reward=True with loss_mode={LOSS_MODE}: it changes advantages, which nothing here "
@@ -373,7 +329,8 @@ def _validate_placement(engine: Mapping, placement: str) -> None:
         )
 
 
-def _validate_lengths(config: Mapping, max_reprompt_len: int) -> None:
+def _validate_lengths(config: Mapping) -> None:
+    max_reprompt_len = parse_block(config).reprompt.max_reprompt_len
     actor = config["actor_rollout_ref"]["actor"]
     data = config["data"]
     longest = longest_sample(data["max_prompt_length"], data["max_response_length"], max_reprompt_len)
@@ -408,7 +365,8 @@ def _validate_mini_batch(config: Mapping) -> None:
         )
 
 
-def _validate_normalisation(actor: Mapping) -> None:
+def _validate_normalisation(config: Mapping) -> None:
+    actor = config["actor_rollout_ref"]["actor"]
     if actor["loss_agg_mode"] == "seq-mean-token-sum-norm" and actor["loss_scale_factor"] is None:
         raise ValueError(
             "actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-sum-norm with loss_scale_factor=null divides by the "
@@ -417,7 +375,8 @@ def _validate_normalisation(actor: Mapping) -> None:
         )
 
 
-def _validate_old_policy(config: Mapping, block: SelfDistillationConfig) -> None:
+def _validate_old_policy(config: Mapping) -> None:
+    block = parse_block(config)
     correction = config["algorithm"].get("rollout_correction") or {}
     if block.objective.needs_old_topk and correction.get("bypass_mode", False):
         raise ValueError(
@@ -439,6 +398,11 @@ def _validate_refill(config: Mapping) -> None:
         raise ValueError(f"data.refill_until_target={rounds!r}: expected a whole number of rounds >= 0.")
     if not rounds:
         return
+    if not is_sdpo(config):
+        raise ValueError(
+            f"data.refill_until_target={rounds} without loss_mode={LOSS_MODE}: what a question teaches matters to SDPO "
+            "alone. Set it to 0."
+        )
     sampler, reward_model = config["trainer"]["v1"]["sampler"], config["reward"]["reward_model"]
     for key, value, is_right, reason, fix in (
         (
@@ -492,3 +456,66 @@ def _validate_dump(config: DictConfig) -> None:
     limit = (config.get("insight") or {}).get("max_samples", 0)
     if type(limit) is not int or limit < 0:
         raise ValueError(f"insight.max_samples={limit!r}: expected a whole number of responses a step; 0 dumps none.")
+
+
+def _validate_strategy(config: Mapping) -> None:
+    if on_cpu():
+        from verl.sdpo.cpu import validate_strategy
+
+        validate_strategy(config)
+
+
+def _validate_test_time(config: DictConfig) -> None:
+    if config["trainer"]["v1"]["trainer_mode"] == TEST_TIME_MODE and "test_time" not in config:
+        raise ValueError(
+            f"trainer.v1.trainer_mode={TEST_TIME_MODE} without a block test_time: use --config-name sdpo_ttt."
+        )
+    if "test_time" in config:
+        validate_test_time(config)
+
+
+Check = Callable[[DictConfig], None]
+# In this order: what explains most first, what reads data last.
+SDPO_CHECKS: tuple[Check, ...] = (
+    validate_block,
+    _validate_model,
+    _validate_lora,
+    _validate_reference,
+    _validate_lengths,
+    _validate_mini_batch,
+    _validate_normalisation,
+    _validate_old_policy,
+    validate_text_only,
+)
+CHECKS: tuple[Check, ...] = (
+    _validate_platform,
+    _validate_strategy,
+    validate_hours,
+    validate_guard,
+    validate_separation,
+    validate_teacher_eval,
+    _validate_dump,
+    validate_files,
+    refuse_other,
+    validate_chat_template,
+    validate_rewards,
+    _validate_test_time,
+)
+
+
+def validate_training_config(config: DictConfig) -> None:
+    """Run the checks of a training with SDPO; of another one, that its trainer is not SDPO's."""
+    for check in (_validate_refill, validate_trainer_mode, *(SDPO_CHECKS if is_sdpo(config) else ())):
+        check(config)
+
+
+def validate(config: DictConfig) -> None:
+    """Run every check of ours that concerns this training.
+
+    Raises:
+        ValueError: naming the key, its value and what to set instead. Nothing of Ray has started then.
+        SandboxUnavailable: the data holds code, and this machine cannot confine it as asked.
+    """
+    validate_training_config(config)
+    for check in CHECKS:
+        check(config)

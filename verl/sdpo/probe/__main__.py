@@ -16,11 +16,11 @@ import yaml
 
 from verl.sdpo.config import is_sdpo
 from verl.sdpo.objective import Divergence
+from verl.sdpo.plugin import validate_without_ray
 from verl.sdpo.preflight.compose import compose
 from verl.sdpo.probe.measures import CONTEXTS, table, to_json, verdict
 from verl.sdpo.probe.models import Sampler, Scorer, TransformersSampler, VllmSampler
 from verl.sdpo.probe.run import Probe, Size
-from verl.sdpo.trainer.before_ray import validate
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
     config = compose(args)
     if not is_sdpo(config):
         raise ValueError(f"--config-name {args.config_name}: no SDPO, so there is no teacher to probe.")
-    validate(config)
+    validate_without_ray(config)
     from verl.utils.config import omega_conf_to_dataclass
 
     tokenizer: Any = omega_conf_to_dataclass(config.actor_rollout_ref.model).tokenizer

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Sets up .venv if need be and runs the tests: bash tests/run.sh [pytest arguments]
 # Without arguments all of them, in two processes: one has the whole runs, the other the rest (tests/conftest.py).
-#   PYTHON=/path/to/gpu/venv/bin/python bash tests/run.sh -m gpu    those of a GPU, and nothing is installed (docs/gpu.md)
+#   PYTHON=/path/to/gpu/venv/bin/python bash tests/run.sh -m gpu    those of a GPU, and nothing is installed (docs/installation.md)
 set -euo pipefail
 
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)

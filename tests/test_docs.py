@@ -1,13 +1,15 @@
-"""The code that the pages show runs."""
+"""The code that the pages show runs, their links lead somewhere, and generated pages are current."""
 
 import json
 import re
+import sysconfig
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
 import torch
 
+from tests import keys
 from verl.sdpo.config import SelfDistillationConfig, defaults
 from verl.sdpo.head import HEADS, TokenStatistics
 from verl.sdpo.objective import OBJECTIVES, Divergence, Tokens
@@ -15,7 +17,10 @@ from verl.sdpo.reprompt import DEMONSTRATIONS, RepromptConfig, Rollout, build_te
 from verl.sdpo.teacher import TEACHERS
 
 REGISTRIES = (OBJECTIVES, TEACHERS, DEMONSTRATIONS, HEADS)
-PAGE = Path(__file__).parents[1] / "docs" / "algorithm.md"
+REPOSITORY = Path(__file__).parents[1]
+DOCS = REPOSITORY / "docs"
+PAGE = DOCS / "algorithm.md"
+PLACEHOLDERS = ("setup.py",)
 
 
 @pytest.fixture
@@ -78,18 +83,45 @@ def test_the_head_computes_in_double(examples):
     assert statistics.topk_log_probs.dtype == torch.float64
 
 
-def test_every_key_of_the_block_is_on_the_page_with_its_default():
-    rows = re.findall(r"^\| `(\w+)` \| (.*?) \|", (PAGE.parent / "training.md").read_text(), re.MULTILINE)
-    block = {name: default for name, default in rows if name in defaults()}
+def test_the_page_of_keys_is_current():
+    """`python -m tests.keys` writes it from the docstrings of the configuration classes."""
+    assert keys.PAGE.read_text() == keys.page()
+    block = re.findall(r"^- `(\w+)`:", keys.page().split("\n## ")[1], re.MULTILINE)
     assert set(block) == set(defaults())
-    for name, default in defaults().items():
-        assert block[name] in (f"`{default}`", "the authors'", "ours"), name
 
 
-def test_the_page_about_gpus_says_whether_anything_was_run():
-    """Either a report is committed and its tests are on the page, or the page says plainly that there is none."""
-    repository = PAGE.parents[1]
-    page, report = (repository / "docs" / "gpu.md").read_text(), repository / "gpu-report.json"
-    assert ("Nothing of this has been run on a GPU" in page) != report.exists()
+def test_whether_a_gpu_was_used_is_said():
+    """Either a report is committed and its tests are on the page, or the README says plainly that there is none."""
+    page, report = (DOCS / "installation.md").read_text(), REPOSITORY / "gpu-report.json"
+    assert ("**Never run here**: CUDA" in (REPOSITORY / "README.md").read_text()) != report.exists()
     if report.exists():
         assert all(test["test"] in page for test in json.loads(report.read_text())["tests"])
+
+
+PAGES = [*REPOSITORY.glob("*.md"), REPOSITORY / "data" / "README.md", *DOCS.glob("*.md")]
+
+
+def anchors(page: Path) -> set[str]:
+    """Anchors of a page's headings, as GitHub makes them."""
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_leads_somewhere(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)):
+        if not target.startswith("http"):
+            name, _, anchor = target.partition("#")
+            other = (page.parent / name).resolve() if name else page
+            assert other.exists(), target
+            assert not anchor or anchor in anchors(other), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_module_that_a_page_names_exists(page):
+    """Modules by their name, those of stock verl and its dependencies by their path in site-packages."""
+    ours = {path.name for path in REPOSITORY.rglob("*.py") if ".venv" not in path.parts}
+    installed = Path(sysconfig.get_paths()["purelib"])
+    for path in re.findall(r"`([\w/]+\.py)(?::[\w:]+)?`", page.read_text()):
+        assert path in PLACEHOLDERS or path.split("/")[-1] in ours or (installed / path).exists(), path

@@ -31,7 +31,7 @@ from data.sources.tooluse import ORIGIN
 
 
 def open_rows(entry: Entry, *, revision: str | None = None, source: str | None = None) -> Iterable[dict]:
-    """Rows of the dataset in the hub's own columns.
+    """Return the dataset's rows in the hub's own columns.
 
     Args:
         entry: the dataset.

@@ -50,7 +50,7 @@ GROUP_CHARACTERS = 4 << 20
 
 
 def to_row(record: dict, split: str) -> dict:
-    """The parquet row of a unified record.
+    """Return the parquet row of a unified record.
 
     Raises:
         ValueError: a field is missing or unusable; says which.
@@ -110,7 +110,7 @@ def _elo(value: int | float | str | None) -> int | None:
 
 @dataclass
 class Leaks:
-    """Prompts that are in both splits. Fed with all test rows first, then asked for each train row."""
+    """Prompts that are in both splits: takes all test rows first, then answers for each train row."""
 
     tests: dict[bytes, str] = field(default_factory=dict)
     found: list[tuple[str, str]] = field(default_factory=list)
@@ -119,8 +119,10 @@ class Leaks:
         self.tests[_digest(row)] = row["extra_info"]["index"]
 
     def is_leak(self, row: dict) -> bool:
-        """Whether the row's prompt is in test; notes (train id, test id). A code task with the same id is no leak:
-        `split_tests.py` puts each task into both splits, with different tests."""
+        """Return True if the row's prompt is in test, and note (train id, test id).
+
+        A code task with the same id is no leak: `split_tests.py` puts each task into both splits, with different tests.
+        """
         train_id, test_id = row["extra_info"]["index"], self.tests.get(_digest(row))
         if test_id is None or (row["ability"] == "code" and train_id == test_id):
             return False
@@ -133,7 +135,7 @@ def _digest(row: dict) -> bytes:
 
 
 def read_rows(path: str | os.PathLike, split: str) -> Iterator[dict]:
-    """Parquet rows of the records in `path`; raises `DataError` naming file and line of a malformed one."""
+    """Yield the parquet rows of the records in `path`; raises `DataError` naming file and line of a malformed one."""
     for line, record in read_records(path):
         try:
             yield to_row(record, split)

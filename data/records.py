@@ -1,4 +1,4 @@
-"""Reading and writing files of records (JSON objects) one at a time, so that memory does not grow with the file."""
+"""Read and write files of records (JSON objects) one at a time, so that memory does not grow with the file."""
 
 import json
 import os
@@ -19,11 +19,11 @@ _NOT_BLANK = re.compile(r"[^ \t\r\n]")
 
 
 class DataError(ValueError):
-    """Something the user can fix: a bad file, a bad argument, no access. Its message is one readable sentence."""
+    """Error that the user can fix, in one sentence: a bad file, a bad argument, no access."""
 
 
 def run(main: Callable[[list[str] | None], None]) -> None:
-    """Run a script's `main`; a `DataError` ends it with its sentence and exit status 1 instead of a stack trace."""
+    """Run a script's `main`; a `DataError` prints its sentence and exits with status 1, without a stack trace."""
     try:
         main(None)
     except DataError as error:
@@ -84,14 +84,14 @@ def _array_values(file: IO[str], path: str | os.PathLike) -> Iterator[tuple[int,
 
 
 class _Scanner:
-    """Takes JSON values off a file of any size. `text[at:]` is read but not used yet, `line` is where `at` is."""
+    """Reader of JSON values from a file of any size: `text[at:]` is read but unused, `line` is the line of `at`."""
 
     def __init__(self, file: IO[str], path: str | os.PathLike):
         self.file, self.path = file, path
         self.text, self.at, self.line = "", 0, 1
 
     def next_character(self) -> str:
-        """Skip blanks and return the character at `at` without using it up; "" at the end of the file."""
+        """Skip blanks and return the character at `at` without consuming it; "" at the end of the file."""
         while True:
             found = _NOT_BLANK.search(self.text, self.at)
             self._advance(found.start() if found else len(self.text))
@@ -99,14 +99,14 @@ class _Scanner:
                 return self.text[self.at : self.at + 1]
 
     def take(self, character: str) -> None:
-        """Use up `character` after blanks ("" is the end of the file)."""
+        """Consume `character` after blanks ("" is the end of the file)."""
         if (got := self.next_character()) != character:
             names = [f"'{each}'" if each else "the end of the file" for each in (character, got)]
             raise DataError("{}:{}: not JSON: expected {}, got {}.".format(self.path, self.line, *names))
         self.at += len(character)
 
     def next_value(self) -> object:
-        """The value that starts at `at`."""
+        """Return the value that starts at `at`."""
         previous = None
         while True:
             try:
@@ -186,5 +186,5 @@ def write_lines(path: str, records: Iterable[dict]) -> int:
 
 
 def to_json(value: object) -> str:
-    """Compact JSON on one line, with non-ASCII characters kept readable."""
+    """Return compact JSON on one line, with non-ASCII characters kept readable."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

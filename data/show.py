@@ -27,7 +27,7 @@ MOST_COMMON = 10
 
 
 def rows_of(path: str) -> Iterator[dict]:
-    """Rows in verl's columns of a parquet file, or of a JSON file as `preprocess.py` would write them."""
+    """Yield the rows, in verl's columns, of a parquet file, or of a JSON file as `preprocess.py` would write them."""
     if not path.endswith(".parquet"):
         yield from read_rows(path, Path(path).stem)
         return
@@ -38,7 +38,7 @@ def rows_of(path: str) -> Iterator[dict]:
 
 
 def answer_of(row: dict) -> str:
-    """What the distribution counts: the answer, or the number of tests of a code task."""
+    """Return what the distribution counts: the answer, or the number of tests of a code task."""
     truth = row["reward_model"]["ground_truth"]
     if row["ability"] != "code":
         return truth if len(truth) <= 40 else truth[:39] + "…"
@@ -83,7 +83,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _text_tools(tokenizer_name: str | None) -> tuple[Callable, Callable, str]:
-    """Functions that render a chat and measure it, and the unit of the length."""
+    """Return functions that render and measure a chat, and the unit of length."""
     if tokenizer_name is None:
         return (
             lambda chat: "\n".join(f"[{message['role']}]\n{message['content']}" for message in chat),

@@ -22,7 +22,7 @@ from data.records import DataError, read_records, replacing, run, to_json
 
 
 def order(count: int, test_ratio: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which of `count` tasks go to train and to test, and in which order.
+    """Draw which of `count` tasks go to train and to test, and in which order.
 
     The same permutation as `datasets.Dataset.train_test_split` in numpy's PCG64 stream, which made the published splits
     (a test guards both).

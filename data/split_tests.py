@@ -46,7 +46,7 @@ def halved(tests: str, random: np.random.RandomState) -> str:
 
 
 def pairs(json_path: str) -> Iterator[tuple[dict, dict]]:
-    """Each task as (train record, test record); raises `DataError` where a record has no tests."""
+    """Yield each task as (train record, test record); raises `DataError` where a record has no tests."""
     random = np.random.RandomState(SEED)
     for line, record in read_records(json_path):
         try:

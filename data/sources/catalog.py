@@ -29,13 +29,13 @@ class Entry:
 
 
 def load_catalog() -> dict[str, Entry]:
-    """All datasets by the name that `--dataset-name` takes, in the order of the table."""
+    """Return all datasets by the name that `--dataset-name` takes, in the order of the table."""
     text = Path(__file__).with_name("catalog.yaml").read_text(encoding="utf-8")
     return {name: Entry(name=name, **columns) for name, columns in yaml.safe_load(text).items()}
 
 
 def find(name: str) -> Entry:
-    """The dataset called `name`; raises `DataError` naming the known ones."""
+    """Return the dataset called `name`; raises `DataError` naming the known ones."""
     catalog = load_catalog()
     if name not in catalog:
         raise DataError(f"unknown dataset '{name}'; known are: {', '.join(catalog)}.")
@@ -43,7 +43,7 @@ def find(name: str) -> Entry:
 
 
 def as_markdown(catalog: dict[str, Entry]) -> str:
-    """The table that `--list` prints and README.md shows."""
+    """Return the table that `--list` prints and README.md shows."""
     header = [
         "dataset_name",
         "source",

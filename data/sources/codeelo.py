@@ -6,7 +6,10 @@ from data.sources.prompts import code_prompt, tests_json
 
 
 def to_record(row: dict, entry: Entry) -> dict:
-    """`row`: title, description, input, output, interaction, note, examples [[input, output]], time_limit_ms."""
+    """Turn a row of the hub into a record.
+
+    `row`: title, description, input, output, interaction, note, examples [[input, output]], time_limit_ms.
+    """
     time_limit = row["time_limit_ms"] / 1000
     sections = {
         "Description": row["description"],

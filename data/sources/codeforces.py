@@ -8,7 +8,10 @@ DEFAULT_TIME_LIMIT = 2.0
 
 
 def to_record(row: dict, entry: Entry) -> dict | None:
-    """`row`: title, description, input_format, ..., official_tests [{input, output}]; None if it has no such test."""
+    """Turn a row of the hub into a record.
+
+    `row`: title, description, input_format, ..., official_tests [{input, output}]; None if it has no such test.
+    """
     tests = row["official_tests"]
     if not tests:
         return None
@@ -32,7 +35,7 @@ def to_record(row: dict, entry: Entry) -> dict | None:
 
 
 def as_html(title: str, time_limit: float, sections: dict[str, str | None]) -> str:
-    """The statement with a heading per section; empty sections are left out. Examples are left out on purpose."""
+    """Return the statement with a heading per section; empty sections and examples are left out on purpose."""
     parts = [f"<h1>{title}</h1>", f"<p>Time limit per test: {time_limit:g} s</p>"]
     parts += [f"<h2>{heading}</h2>\n{text}" for heading, text in sections.items() if text]
     return "\n".join(parts)

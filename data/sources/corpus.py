@@ -11,7 +11,10 @@ KINDS = ("math", "code")
 
 
 def to_record(row: dict, entry: Entry) -> dict | None:
-    """`row`: kind, dataset, problem, description, answer, tests, elo. None for kinds that need a model as a judge."""
+    """Turn a row of the hub into a record.
+
+    `row`: kind, dataset, problem, description, answer, tests, elo. None for kinds that need a model as a judge.
+    """
     kind, problem = row["kind"], row["problem"]
     if kind not in KINDS:
         return None

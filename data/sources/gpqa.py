@@ -6,7 +6,10 @@ from data.sources.catalog import Entry
 
 
 def to_record(row: dict, entry: Entry) -> dict:
-    """`row`: Question, Correct Answer, Incorrect Answer 1 to 3, Record ID."""
+    """Turn a row of the hub into a record.
+
+    `row`: Question, Correct Answer, Incorrect Answer 1 to 3, Record ID.
+    """
     correct = row["Correct Answer"].strip()
     options = [correct, *(row[f"Incorrect Answer {number}"].strip() for number in (1, 2, 3))]
     # Seeded by the question, so that the order does not depend on the machine, the run or the other rows.

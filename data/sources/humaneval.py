@@ -9,7 +9,10 @@ TIME_LIMIT = 5
 
 
 def to_record(row: dict, entry: Entry) -> dict:
-    """`row`: prompt (the start of a program), entry_point, test (defines `check(candidate)`)."""
+    """Turn a row of the hub into a record.
+
+    `row`: prompt (the start of a program), entry_point, test (defines `check(candidate)`).
+    """
     problem = f"Complete the following function. Do not modify the given code.\n```python\n{row['prompt'].strip()}\n```"
     test = f"{row['test']}\n\ncheck({row['entry_point']})"
     return {

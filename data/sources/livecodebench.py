@@ -25,7 +25,10 @@ SAFE_OPCODES = frozenset(f"{_STRINGS} {_NUMBERS} {_CONTAINERS} {_BOOKKEEPING}".s
 
 
 def to_record(row: dict, entry: Entry) -> dict:
-    """`row`: question_content, starter_code, public_test_cases, private_test_cases, metadata, all of them text."""
+    """Turn a row of the hub into a record.
+
+    `row`: question_content, starter_code, public_test_cases, private_test_cases, metadata, all of them text.
+    """
     problem = row["question_content"]
     if row["starter_code"].strip():
         problem += (
@@ -41,13 +44,13 @@ def to_record(row: dict, entry: Entry) -> dict:
 
 
 def signature(starter_code: str) -> str:
-    """The starter's bare function: no class line, no `self`."""
+    """Return the starter's bare function: no class line, no `self`."""
     header = starter_code[starter_code.index("def ") :].split("Input\n")[0].rstrip()
     return re.sub(r"\(\s*self\s*(,\s*)?", "(", header)
 
 
 def decode_tests(text: str) -> list[dict]:
-    """The test cases in `text`: a JSON list, or base64(zlib(pickle(JSON list))), read without executing the pickle."""
+    """Return the test cases in `text`: a JSON list, or base64(zlib(pickle(JSON list))), which is not executed."""
     if text.lstrip().startswith("["):
         return json.loads(text)
     try:
@@ -73,7 +76,7 @@ def safe_unpickle(data: bytes) -> Any:
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """A second lock behind the list of opcodes: nothing can be looked up by name."""
+    """Unpickler that looks nothing up by name, in case the list of opcodes lets something through."""
 
     def find_class(self, module: str, name: str) -> None:
         raise pickle.UnpicklingError(f"{module}.{name} is not plain data")

@@ -10,7 +10,10 @@ _BOXED = re.compile(r"\\boxed\{(.*)\}", re.DOTALL)
 
 
 def to_record(row: dict, entry: Entry) -> dict:
-    """`row`: problem or question, and its answer: `answer`, `solution` (AIME 2024) or the end of `answer` (GSM8K)."""
+    """Turn a row of the hub into a record.
+
+    `row`: problem or question, and its answer: `answer`, `solution` (AIME 2024) or the end of `answer` (GSM8K).
+    """
     problem = row["problem"] if "problem" in row else row["question"]
     return {"prompt": math_prompt(problem), "description": problem, "answer": _answer(row, entry)}
 

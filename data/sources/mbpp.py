@@ -10,7 +10,10 @@ TIME_LIMIT = 5
 
 
 def to_record(row: dict, entry: Entry) -> dict:
-    """`row`: prompt (one or two sentences), code (a solution), test_imports, test_list, test (a program)."""
+    """Turn a row of the hub into a record.
+
+    `row`: prompt (one or two sentences), code (a solution), test_imports, test_list, test (a program).
+    """
     problem = f"{row['prompt'].strip()}\n\nThe function should be called `{function_name(row)}`."
     test = "\n".join([*row["test_imports"], row["test"]])
     return {
@@ -21,7 +24,7 @@ def to_record(row: dict, entry: Entry) -> dict:
 
 
 def function_name(row: dict) -> str:
-    """The function of the solution that the first plain test calls (solutions also define helpers)."""
+    """Return the function of the solution that the first plain test calls (solutions also define helpers)."""
     defined = {node.name for node in ast.parse(row["code"]).body if isinstance(node, ast.FunctionDef)}
     for node in ast.walk(ast.parse(row["test_list"][0])):
         if isinstance(node, ast.Name) and node.id in defined:

@@ -6,7 +6,10 @@ from data.sources.catalog import Entry
 
 
 def to_record(row: dict, entry: Entry) -> dict:
-    """`row`: question, options (up to 16), answer (a letter), category."""
+    """Turn a row of the hub into a record.
+
+    `row`: question, options (up to 16), answer (a letter), category.
+    """
     options = "\n".join(f"{letter}. {option}" for letter, option in zip(ascii_uppercase, row["options"], strict=False))
     return {
         "prompt": (

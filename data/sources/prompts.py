@@ -9,12 +9,12 @@ _MIN_DESCRIPTION = 10
 
 
 def math_prompt(problem: str) -> str:
-    """The problem and the answer format that the math grader reads."""
+    """Return the problem with the answer format that the math grader reads."""
     return f"{problem}\n\nPlease reason step by step, and put your final answer within \\boxed{{}}."
 
 
 def code_prompt(problem: str, time_limit: float) -> str:
-    """The task of writing a program; `time_limit` is the seconds that each test may take."""
+    """Return the task of writing a program; `time_limit` is the seconds that each test may take."""
     return (
         "You are an expert programmer. Write a correct Python program that meets the specification below and passes "
         f"all of its tests. Each test has a time limit of {time_limit:g} second{'s' if time_limit != 1 else ''}. "
@@ -24,7 +24,7 @@ def code_prompt(problem: str, time_limit: float) -> str:
 
 
 def describe(problem: str) -> str:
-    """What comes before the input format and the examples; all of it if that is next to nothing."""
+    """Return the text before the input format and the examples, or all of it if that is next to nothing."""
     kept = []
     for line in problem.splitlines():
         if _HEADER.fullmatch(line) or _SEPARATOR.match(line):
@@ -37,7 +37,7 @@ def describe(problem: str) -> str:
 
 
 def tests_json(inputs: list, outputs: list, testtype: str, *, time_limit: float, fn_name: str = "") -> str:
-    """The `tests` string of a code task: `testtype` is stdin, functional or code; `time_limit` is seconds per test."""
+    """Return the `tests` string of a code task: `testtype` stdin, functional or code, `time_limit` seconds per test."""
     assert len(inputs) == len(outputs)
     tests = {"inputs": inputs, "outputs": outputs, "testtype": testtype, "fn_name": fn_name, "time_limit": time_limit}
     return json.dumps(tests, ensure_ascii=False)

@@ -21,7 +21,10 @@ A
 
 
 def to_record(row: dict, entry: Entry) -> dict:
-    """`row`: question, choices {text, label}, answerKey."""
+    """Turn a row of the hub into a record.
+
+    `row`: question, choices {text, label}, answerKey.
+    """
     choices = row["choices"]
     options = "\n".join(f"{label}: {text}" for label, text in zip(choices["label"], choices["text"], strict=True))
     return {

@@ -10,7 +10,10 @@ KEPT = ("idx", "prompt", "system", "answer", "elo")
 
 
 def to_record(row: dict, entry: Entry) -> dict:
-    """`row`: a shipped record; its `answer` is a JSON list of {Action, Action_Input}. Keeps its `idx`."""
+    """Turn a row of the hub into a record.
+
+    `row`: a shipped record; its `answer` is a JSON list of {Action, Action_Input}. Keeps its `idx`.
+    """
     try:
         calls = json.loads(row["answer"])
         complete = bool(calls) and all({"Action", "Action_Input"} <= call.keys() for call in calls)

@@ -2,7 +2,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 
 class WholeRunsApart(LoadScopeScheduling):
-    """A file stays in one process, and whole runs, which need all cores and share a socket, come one at a time."""
+    """Keep a file in one process, and run trainings, which need all cores and share a socket, one at a time."""
 
     def _split_scope(self, nodeid):
         file = nodeid.split("::")[0]

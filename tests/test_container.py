@@ -62,7 +62,7 @@ def test_check_accepts_an_environment_that_works():
 
 
 def test_check_refuses_an_environment_without_the_engine():
-    """Without VERL_PLATFORM=cpu nobody answers for the distribution `vllm`, and flash-attn is missing as well."""
+    """No distribution is named `vllm` unless VERL_PLATFORM=cpu, and flash-attn is missing as well."""
     run = install_sh("check", sys.prefix, "--config-name", "sdpo")
     assert run.returncode == 1
     assert "FAIL  vllm            not installed" in run.stdout
@@ -75,7 +75,7 @@ def test_without_a_step_it_says_how_to_use_it():
 
 
 def shell_blocks() -> dict[str, str]:
-    """Every shell command of the documentation, by file and number."""
+    """Return every shell command of the documentation, by file and number."""
     pages = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
     return {
         f"{page.name}-{number}": block
@@ -85,7 +85,7 @@ def shell_blocks() -> dict[str, str]:
 
 
 def test_shellcheck_finds_nothing_in_the_documentation():
-    """But for the environment that a reader activates (SC1091) and variables that are theirs (SC2154)."""
+    """Excluded: the environment that a reader activates (SC1091) and the reader's own variables (SC2154)."""
     linter = Path(sys.executable).with_name("shellcheck")
     command = [linter, "--shell=bash", "--exclude=SC1091,SC2154", "-"]
     for name, block in shell_blocks().items():

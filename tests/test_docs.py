@@ -25,7 +25,7 @@ PLACEHOLDERS = ("setup.py",)
 
 @pytest.fixture
 def examples(monkeypatch):
-    """Runs the page from top to bottom, and forgets what it registered."""
+    """Run the page from top to bottom, then unregister its classes."""
     for choices in REGISTRIES:
         for name in choices:
             monkeypatch.setitem(choices, name, choices[name])
@@ -121,7 +121,7 @@ def test_every_link_leads_somewhere(page):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_module_that_a_page_names_exists(page):
     """Modules by their name, those of stock verl and its dependencies by their path in site-packages."""
-    ours = {path.name for path in REPOSITORY.rglob("*.py") if ".venv" not in path.parts}
+    modules = {path.name for path in REPOSITORY.rglob("*.py") if ".venv" not in path.parts}
     installed = Path(sysconfig.get_paths()["purelib"])
     for path in re.findall(r"`([\w/]+\.py)(?::[\w:]+)?`", page.read_text()):
-        assert path in PLACEHOLDERS or path.split("/")[-1] in ours or (installed / path).exists(), path
+        assert path in PLACEHOLDERS or path.split("/")[-1] in modules or (installed / path).exists(), path

@@ -1,4 +1,4 @@
-"""The repository's own tools, with the settings of pyproject.toml."""
+"""The repository passes its own tools, with the settings of pyproject.toml."""
 
 import subprocess
 import sys

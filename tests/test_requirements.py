@@ -27,14 +27,14 @@ def lines(name: str) -> list[str]:
 
 
 def active(texts: Iterable[str], python: str, extra: str = "") -> list[Requirement]:
-    """The requirements whose markers hold on an x86_64 machine."""
+    """Return the requirements whose markers hold on an x86_64 machine."""
     machine = {"python_version": python, "python_full_version": f"{python}.0", "platform_machine": "x86_64"}
     requirements = [Requirement(text) for text in texts]
     return [item for item in requirements if not item.marker or item.marker.evaluate({**machine, "extra": extra})]
 
 
 def pins(name: str, python: str = "3.12") -> dict[str, Version]:
-    """Canonical name to version, where the line's marker holds."""
+    """Return the version of each canonical name, where the line's marker holds."""
     return {
         canonicalize_name(requirement.name): Version(next(iter(requirement.specifier)).version)
         for requirement in active(lines(name), python)
@@ -42,14 +42,14 @@ def pins(name: str, python: str = "3.12") -> dict[str, Version]:
 
 
 def own_extra(name: str) -> list[Requirement]:
-    """Of pyproject.toml: what is installed here may be older."""
+    """Dependencies of pyproject.toml: those that are installed here may be older."""
     found = re.search(rf"^{name} = (\[.*\])$", (REPOSITORY / "pyproject.toml").read_text(), re.MULTILINE)
     assert found
     return [Requirement(text) for text in json.loads(found[1])]
 
 
 def unmet(requirements: list[Requirement], found: dict[str, Version]) -> list[str]:
-    """Which of a distribution's requirements the pins do not meet."""
+    """Return the requirements of a distribution that the pins do not meet."""
     return [
         str(requirement)
         for requirement in requirements
@@ -84,7 +84,7 @@ def test_this_package_and_verl_are_satisfied(name, python):
 
 @pytest.mark.parametrize("python", CPU_PYTHONS)
 def test_the_cpu_list_is_complete_for_every_python_that_it_promises(python):
-    """Another Python's pins tell what they need where they are installed here, in that version; all are looked for."""
+    """Pins of another Python state their requirements only if installed here in that version; all are looked for."""
     found = pins(CPU, python)
     assert len(found) == len(active(lines(CPU), python))
     installed = {canonicalize_name(item.name): item for item in importlib.metadata.distributions()}

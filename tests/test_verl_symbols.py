@@ -1,4 +1,4 @@
-"""verl promises no stability of what we use of it: this freezes every name, with its parameters, in one list."""
+"""A list freezes every name of verl in use, with its parameters, because verl promises no stability of them."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ from tests import verl_symbols
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory) -> dict[str, dict[str, dict[str, str]]]:
-    """What our source takes, looked up in the installed verl."""
+    """Return the names that our source takes, looked up in the installed verl."""
     written = tmp_path_factory.mktemp("symbols") / "found.yaml"
     run = subprocess.run(
         [sys.executable, "-m", "tests.verl_symbols", str(written)],
@@ -33,9 +33,9 @@ def lines(symbols: dict[str, dict[str, str]]) -> set[str]:
 
 @pytest.mark.parametrize("part", ["taken", "of_objects"])
 def test_the_list_is_what_our_source_takes_and_verl_has(found, part):
-    ours, installed = lines(verl_symbols.listed()[part]), lines(found[part])
-    assert installed - ours == set(), f"not in {verl_symbols.__name__}.yaml"
-    assert ours - installed == set(), "in the list, but no longer used, or not so in the installed verl"
+    expected, installed = lines(verl_symbols.listed()[part]), lines(found[part])
+    assert installed - expected == set(), f"not in {verl_symbols.__name__}.yaml"
+    assert expected - installed == set(), "in the list, but no longer used, or not so in the installed verl"
 
 
 def source(monkeypatch, tmp_path: Path, text: str) -> None:

@@ -1,4 +1,4 @@
-"""Reads out of our source what it takes from verl and TransferQueue, and looks it up in the installed ones.
+"""Read out of our source what it takes from verl and TransferQueue, and look it up in the installed ones.
 
 `VERL_PLATFORM=cpu python -m tests.verl_symbols tests/verl_symbols.yaml` writes the list anew. A process of its own,
 because verl's vLLM rollout can be imported on a machine without an accelerator on that platform only.
@@ -24,9 +24,9 @@ OURS = ("verl.sdpo", "verl.utils.reward_score.feedback")
 
 
 def is_stock(module: str | None) -> bool:
-    """Whether a module belongs to verl or TransferQueue and not to us."""
-    ours = tuple(f"{name}." for name in OURS)
-    return module is not None and module.split(".")[0] in STOCK and not f"{module}.".startswith(ours)
+    """Return True if a module belongs to verl or TransferQueue and not to us."""
+    own = tuple(f"{name}." for name in OURS)
+    return module is not None and module.split(".")[0] in STOCK and not f"{module}.".startswith(own)
 
 
 def is_module(dotted: str) -> bool:
@@ -43,12 +43,12 @@ def sources() -> Iterator[ast.Module]:
 
 
 def attributes_of(tree: ast.AST, name: str) -> set[str]:
-    """`x` of every `name.x` in the tree; `name` may be dotted."""
+    """Return `x` of every `name.x` in the tree; `name` may be dotted."""
     return {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and ast.unparse(node.value) == name}
 
 
 def imported() -> dict[str, set[str]]:
-    """By module or class of verl: names that we import from it, or use of it."""
+    """Return, by module or class of verl, the names that we import from it or use of it."""
     found: dict[str, set[str]] = defaultdict(set)
     for tree in sources():
         for node in ast.walk(tree):
@@ -68,7 +68,7 @@ def imported() -> dict[str, set[str]]:
 
 
 def hooked() -> dict[str, set[str]]:
-    """The same for what functions use or replace of the module whose import they wait for (`wrapt`'s hooks)."""
+    """Return the same for what functions use or replace of the module whose import they wait for (`wrapt`'s hooks)."""
     found: dict[str, set[str]] = defaultdict(set)
     for tree in sources():
         functions = {node.name: node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
@@ -84,7 +84,7 @@ def hooked() -> dict[str, set[str]]:
 
 
 def patched() -> dict[str, set[str]]:
-    """By module or class, anyone's: the attributes that we assign to what we import."""
+    """Return, by module or class of any package, the attributes that we assign to what we import."""
     found: dict[str, set[str]] = defaultdict(set)
     for tree in sources():
         origins = {
@@ -102,7 +102,7 @@ def patched() -> dict[str, set[str]]:
 
 
 def inherited() -> dict[str, set[str]]:
-    """By class of verl: the names that our subclasses, and the mixins beside it, define or use of themselves."""
+    """Return, by class of verl, the names that our subclasses, and mixins beside it, define or use of themselves."""
     classes: dict[str, ast.ClassDef] = {}
     stock: dict[str, str] = {}
     for tree in sources():
@@ -119,27 +119,29 @@ def inherited() -> dict[str, set[str]]:
     found: dict[str, set[str]] = defaultdict(set)
     for members in map(family, classes):
         for base in members & stock.keys() - classes.keys():
-            for ours in members & classes.keys():
-                found[stock[base]] |= names_of(classes[ours])
+            for name in members & classes.keys():
+                found[stock[base]] |= names_of(classes[name])
     return found
 
 
-def names_of(ours: ast.ClassDef) -> set[str]:
-    """Methods that a class defines, and what it uses of itself and of its bases."""
-    methods = {node.name for node in ours.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+def names_of(subclass: ast.ClassDef) -> set[str]:
+    """Return the methods that a class defines, and what it uses of itself and of its bases."""
+    methods = {node.name for node in subclass.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
     of_bases = {
-        node.attr for node in ast.walk(ours) if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "super()"
+        node.attr
+        for node in ast.walk(subclass)
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "super()"
     }
-    return methods | attributes_of(ours, "self") | of_bases
+    return methods | attributes_of(subclass, "self") | of_bases
 
 
 def parameters(thing: object) -> str:
-    """Of a function, by name; nothing for anything else, classes included, whose `__init__` is a name of its own."""
+    """Return the parameters of a function, nothing of anything else (the `__init__` of a class has its own name)."""
     return ", ".join(inspect.signature(thing).parameters) if inspect.isroutine(thing) else ""
 
 
 def look_up(dotted: str) -> Any:
-    """A module, or what it holds."""
+    """Return a module, or what it holds."""
     if is_module(dotted):
         return importlib.import_module(dotted)
     holder, _, name = dotted.rpartition(".")
@@ -147,7 +149,7 @@ def look_up(dotted: str) -> Any:
 
 
 def members_of(holder: Any, names: set[str]) -> dict[str, str]:
-    """Those of `names` that a module or class has, with their parameters."""
+    """Return those of `names` that a module or class has, with their parameters."""
     found = {name: parameters(getattr(holder, name)) for name in names if hasattr(holder, name)}
     if isinstance(holder, type):
         # What a class gives its instances.
@@ -159,7 +161,7 @@ def members_of(holder: Any, names: set[str]) -> dict[str, str]:
 
 
 def taken() -> dict[str, dict[str, str]]:
-    """By module or class of verl: what our source takes from it, with the parameters of functions.
+    """Return, by module or class of verl, what our source takes from it, with the parameters of functions.
 
     Raises:
         AttributeError: verl has no such name.
@@ -194,7 +196,7 @@ HEADER = """\
 
 
 def named() -> dict[str, dict[str, str]]:
-    """What the installed verl has of the names in the second part of the list."""
+    """Return the names of the list's second part that the installed verl has."""
     return {where: members_of(look_up(where), set(names)) for where, names in listed()["of_objects"].items()}
 
 

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-from verl.sdpo.reprompt import text_of
+from verl.sdpo.prompt import text_of
 from verl.sdpo.test_time.grading import SUCCESS, Question
 from verl.sdpo.test_time.log import AttemptLog, result_fields
 

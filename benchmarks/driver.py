@@ -25,7 +25,7 @@ def make_samples(tokenizer, tokenize_chat, questions: int, rollouts: int, prompt
     """Whole groups of samples as the agent loop leaves them, without text: `decode` makes that."""
     import torch
 
-    from verl.sdpo.reprompt import Rollout
+    from verl.sdpo.context import Rollout
     from verl.sdpo.teacher_rows import Sample
 
     rng = random.Random(0)
@@ -41,8 +41,8 @@ def make_samples(tokenizer, tokenize_chat, questions: int, rollouts: int, prompt
         for attempt in range(rollouts):
             response = text(tokens)
             is_right = attempt % 2 == 0
-            feedback = None if is_right else "The first test fails: expected 3, got 4."
-            rollout = Rollout(f"q{question}", attempt, messages, "", float(is_right), feedback, True)
+            reward = {} if is_right else {"feedback": "The first test fails: expected 3, got 4."}
+            rollout = Rollout(f"q{question}", attempt, messages, "", float(is_right), reward)
             ids = torch.tensor(tokenizer.encode(response, add_special_tokens=False))
             samples.append(Sample(rollout, prompt_ids, ids))
     return samples

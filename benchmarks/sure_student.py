@@ -19,8 +19,9 @@ from omegaconf import OmegaConf
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from experiments.quickstart.environment import Task, find_fault, make_tasks
+from verl.sdpo.context import Message
 from verl.sdpo.objective import divergence
-from verl.sdpo.reprompt import Message, fill
+from verl.sdpo.prompt import fill
 
 CONFIG = Path(__file__).parents[1] / "experiments" / "quickstart" / "config"
 NAME = "renamed-key"

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from verl.sdpo.config import Choices
+from verl.sdpo.context import CONTEXTS, DEMONSTRATIONS, Grading
 from verl.sdpo.objective import OBJECTIVES
+from verl.sdpo.prompt import PromptConfig
 from verl.sdpo.question_weight import QUESTION_WEIGHTS
-from verl.sdpo.reprompt import DEMONSTRATIONS, RepromptConfig
 from verl.sdpo.routing import ROUTINGS
 from verl.sdpo.teacher import TEACHERS
 
@@ -39,9 +40,11 @@ def docstrings(kind: type) -> dict[str, str]:
 def sections() -> dict[str, list[type]]:
     """Configuration classes under the prefix of their keys."""
     kinds = [
-        kind for table in (OBJECTIVES, TEACHERS, DEMONSTRATIONS, ROUTINGS, QUESTION_WEIGHTS) for kind in table.values()
+        kind
+        for table in (OBJECTIVES, TEACHERS, DEMONSTRATIONS, CONTEXTS, ROUTINGS, QUESTION_WEIGHTS)
+        for kind in table.values()
     ]
-    return {BLOCK: [Choices, *(kind.Config for kind in kinds), RepromptConfig]}
+    return {BLOCK: [Choices, *(kind.Config for kind in kinds), Grading, PromptConfig]}
 
 
 def shown(default: Any) -> str:

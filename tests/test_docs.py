@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from tests import keys
+from tests.sdpo.rollouts import demonstrations
 from verl.sdpo.config import SelfDistillationConfig, defaults
+from verl.sdpo.context import DEMONSTRATIONS
 from verl.sdpo.head import HEADS, TokenStatistics
 from verl.sdpo.objective import OBJECTIVES, Divergence, Tokens
-from verl.sdpo.reprompt import DEMONSTRATIONS, RepromptConfig, Rollout, build_teacher_prompts
 from verl.sdpo.teacher import TEACHERS
 
 REGISTRIES = (OBJECTIVES, TEACHERS, DEMONSTRATIONS, HEADS)
@@ -70,11 +71,7 @@ def test_the_teacher_slows_down_and_resumes(examples):
 
 
 def test_the_demonstration_is_the_last_success(examples):
-    rule = SelfDistillationConfig(demonstration_choice="last").demonstrations
-    question = [{"role": "user", "content": "?"}]
-    rollouts = [Rollout("group", i, question, text, 1.0) for i, text in enumerate(("one", "two", "three"))]
-    shown = [prompt.demonstration for prompt in build_teacher_prompts(rollouts, RepromptConfig(), rule, step=0)]
-    assert shown == ["three", "three", "two"]
+    assert demonstrations([1.0, 1.0, 1.0], demonstration_choice="last") == [2, 2, 1]
 
 
 def test_the_head_computes_in_double(examples):

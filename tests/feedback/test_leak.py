@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from verl.sdpo.config import SelfDistillationConfig
-from verl.sdpo.reprompt import Rollout, build_teacher_prompts
+from tests.sdpo.rollouts import build
+from verl.sdpo.context import Rollout
 from verl.utils.reward_score.feedback import compute_score
 
 GOLD_CALL = json.dumps([{"Action": "getWeather", "Action_Input": json.dumps({"city": "Xanadu-7341"})}])
@@ -17,9 +17,8 @@ def teacher_prompt(data_source: str, response: str, ground_truth: str, **options
     assert result["score"] == 0.0
     assert result["feedback"]
     messages = [{"role": "user", "content": "The question."}]
-    rollout = Rollout("group", 0, messages, response, result["score"], result["feedback"])
-    block = SelfDistillationConfig()
-    (prompt,) = build_teacher_prompts([rollout], block.reprompt, block.demonstrations, step=0)
+    rollout = Rollout("group", 0, messages, response, result["score"], result)
+    (prompt,) = build([rollout])
     assert result["feedback"] in prompt.messages[-1]["content"]
     return prompt.messages[-1]["content"]
 

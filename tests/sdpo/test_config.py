@@ -3,8 +3,8 @@ from dataclasses import dataclass
 import pytest
 
 from verl.sdpo.config import SelfDistillationConfig, defaults, parse_block
+from verl.sdpo.context import FirstSuccess, RandomSuccess
 from verl.sdpo.objective import OBJECTIVES, Divergence, SampledToken
-from verl.sdpo.reprompt import FirstSuccess, RandomSuccess
 from verl.sdpo.teacher import ExponentialMovingAverage, Frozen, Live, TrustRegion
 
 BLOCK = "actor_rollout_ref.actor.self_distillation"
@@ -149,7 +149,8 @@ def test_the_block_chooses_classes_which_take_their_keys(values, objective, teac
     assert config.teacher_kind is teacher
     assert type(config.demonstrations) is demonstrations
     assert config.ignored == {}
-    parts = (config.objective.config, config.teacher, config.reprompt, config.demonstrations.config)
+    parts = (config.objective.config, config.teacher, config.grading, config.prompt, config.demonstrations.config)
+    parts += tuple(section.config for section in config.sections)
     taken = {name: value for part in parts for name, value in vars(part).items()}
     assert {name: taken.get(name, value) for name, value in values.items()} == values
     assert {name: taken[name] for name in taken if name not in values} == {

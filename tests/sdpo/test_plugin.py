@@ -29,13 +29,14 @@ def test_importing_verl_registers_and_stays_light(tmp_path):
     pure = (
         "checks",
         "config",
+        "context",
         "head",
         "model",
         "objective",
         "plugin",
+        "prompt",
         "question_weight",
         "reasoning",
-        "reprompt",
         "routing",
         "teacher",
     )

@@ -1,15 +1,17 @@
-"""From rollouts to teacher rows, without verl: a token is a character."""
+"""Teacher rows from rollouts, without verl: a token is a character."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
+from tests.sdpo.rollouts import build, rollout
 from verl.sdpo.config import SelfDistillationConfig
-from verl.sdpo.reprompt import Rollout, TeacherPrompt
-from verl.sdpo.teacher_rows import TEACHER_TOKENS, Sample, TeacherRowBuilder
+from verl.sdpo.context import CONTEXTS, Grading, Groups, Rollout, Section
+from verl.sdpo.prompt import TeacherPrompt
+from verl.sdpo.teacher_rows import TEACHER_TOKENS, Sample, TeacherRowBuilder, coverage
 from verl.sdpo.trainer.samples import special_tokens
 
 MESSAGES = [{"role": "user", "content": "What is the weather in Rome?"}]
@@ -41,15 +43,13 @@ def builder(*, tokenize_chat=None, tool_schemas=None, **block):
 
 
 def sample(question, response, score=0.0, *, attempt=0, feedback=None, is_padding=False, grader_error=False):
-    """The student read [question], so that its prompt can be told from the teacher's."""
-    graded = not (is_padding or grader_error)
+    """The student read <question>, and padding has a prompt of its own."""
     messages = [{"role": "user", "content": question}]
+    reward = {"feedback": feedback, "grader_error": grader_error}
     return Sample(
-        Rollout(question, attempt, messages, response, score, feedback, graded),
-        prompt_ids=torch.tensor(encode(f"[{question}]")),
+        Rollout(question, attempt, messages, response, score, reward, is_padding=is_padding),
+        prompt_ids=torch.tensor(encode("[pad]" if is_padding else f"<{question}>")),
         response_ids=torch.tensor(encode(response)),
-        is_padding=is_padding,
-        reward={"grader_error": grader_error},
     )
 
 
@@ -73,9 +73,9 @@ def test_every_row_gets_the_prompt_of_its_own_teacher_before_its_own_response():
     assert texts(rows) == [
         "<capital?|told: Paris>Rome",
         "<2+2?|right: four>five",
-        "[why?]because",
-        "[2+2?]four",
-        "[2+2?]$",
+        "<why?>because",
+        "<2+2?>four",
+        "[pad]$",
     ]
     assert rows.weights.tolist() == [1.0, 1.0, 0.0, 0.0, 0.0]
     assert rows.metrics["self_distillation/teacher_prompt_length/mean"] == 20
@@ -94,21 +94,21 @@ def test_a_step_without_a_target_keeps_the_rows_of_the_student_and_says_the_like
         ],
         step=3,
     )
-    assert texts(rows) == ["[2+2?]four", "[why?]because", "[why?]fill"]
+    assert texts(rows) == ["<2+2?>four", "<why?>because", "[pad]fill"]
     assert rows.weights.tolist() == [0.0, 0.0, 0.0]
     assert "self_distillation/teacher_prompt_length/mean" not in rows.metrics
     for words in (
         "step 3: NO TARGET",
         "Best score 0.25 against success_reward_threshold=0.5;",
         "1 of 3 samples came with feedback (include_environment_feedback=False)",
-        "0 lost theirs to max_reprompt_len=10240",
+        "the contexts of 0 were lost to max_reprompt_len=10240",
     ):
         assert words in rows.warning
 
 
 def test_a_target_that_truncation_took_away_is_none():
     rows = builder(max_reprompt_len=8).build([sample("2+2?", "five", feedback="too much")], step=3)
-    assert "1 lost theirs to max_reprompt_len=8" in rows.warning
+    assert "the contexts of 1 were lost to max_reprompt_len=8" in rows.warning
     assert rows.weights.tolist() == [0.0]
     assert rows.prompts == [TeacherPrompt([{"role": "user", "content": "2+2?"}], truncated=True)]
     assert "self_distillation/teacher_prompt_length/mean" not in rows.metrics
@@ -120,7 +120,7 @@ def test_successes_have_no_teacher_where_they_learn_from_their_reward():
     assert builder().build(samples, step=0).weights.tolist() == [1, 1, 1]
     rows = builder(routing="srpo", denominator="all").build(samples, step=0)
     assert rows.weights.tolist() == [0, 0, 1]
-    assert texts(rows) == ["[2+2?]four", "[2+2?]4", "<2+2?|right: four>five"]
+    assert texts(rows) == ["<2+2?>four", "<2+2?>4", "<2+2?|right: four>five"]
 
 
 def test_questions_weigh_by_how_unsure_their_success_is():
@@ -183,10 +183,9 @@ def list_tools(messages, tools):
 
 def with_tools(prompt_ids, tool_selection=None):
     return Sample(
-        Rollout("group", 0, MESSAGES, "", 0.0),
+        Rollout("group", 0, MESSAGES, "", 0.0, extra_info={"tool_selection": tool_selection}),
         prompt_ids=torch.tensor(prompt_ids),
         response_ids=torch.tensor([1]),
-        tool_selection=tool_selection,
     )
 
 
@@ -209,12 +208,90 @@ def test_the_teacher_sees_the_tools_that_the_student_saw(prompt_ids, tool_select
 
 def test_a_loop_that_changes_the_prompt_is_refused():
     rows = builder(tokenize_chat=list_tools, tool_schemas={"weather": WEATHER})
-    with pytest.raises(ValueError, match=r"step 3: the agent loop gave the student '\\x01\\x1c'"):
+    with pytest.raises(ValueError, match=r"step 3, sample group, attempt 0: .* has '\\x01\\x1c' where '\\x07\\x1c' is"):
         rows.tools_shown(with_tools([1, 28]), step=3)
 
 
-def test_without_tools_nothing_is_compared():
-    assert builder(tokenize_chat=list_tools).tools_shown(with_tools([1]), step=3) is None
+@pytest.mark.parametrize("feedback", [None, "no"])
+@pytest.mark.parametrize("score", [0.0, 1.0])
+def test_without_tools_too_and_whatever_the_teacher_would_read(feedback, score):
+    """The prompt of a second turn, whose row has the messages of the first. The excerpts begin near the difference."""
+    changed = sample("2+2?" + "!" * 1000, "five", score, attempt=1, feedback=feedback)
+    turn = encode(f"<2+2?{'!' * 1000}>4<Sure?>")
+    samples = [sample("2+2?", "four", 1.0), replace(changed, prompt_ids=torch.tensor(turn))]
+    with pytest.raises(ValueError, match=r"attempt 1: .* has '!{39}>4<Sure\?>' where '!{39}>' is expected\."):
+        builder().build(samples, step=3)
+
+
+def test_metrics_of_a_batch():
+    """Group a: solved, its owner has nothing to see. Group b: feedback only. Group c: padding, does not count."""
+    rollouts = [
+        rollout(1.0, uid="a"),
+        rollout(0.0, "too low", uid="a"),
+        rollout(0.0, "too high", uid="b"),
+        rollout(0.0, uid="b"),
+        rollout(1.0, "padding", uid="c", is_padding=True),
+    ]
+    prompts = build(rollouts)
+    prompts[2] = replace(prompts[2], truncated=True)
+    assert coverage(rollouts, prompts, Groups(rollouts, Grading(), step=0)) == {
+        "self_distillation/success_group_fraction": 1 / 2,
+        "self_distillation/success_sample_fraction": 1 / 4,
+        "self_distillation/feedback_available_fraction": 2 / 4,
+        "self_distillation/feedback_used_fraction": 1 / 4,
+        "self_distillation/reprompt_sample_fraction": 2 / 4,
+        "self_distillation/truncated_reprompt_fraction": 1 / 4,
+    }
+
+
+def test_metrics_of_nothing_are_zero():
+    assert set(coverage([], [], Groups([], Grading(), step=0)).values()) == {0.0}
+
+
+class Hint(Section):
+    """A column of the data, for the attempts that failed: a section as a newcomer writes it."""
+
+    place, template, placeholder, teaches = "hint", "hint_template", "hint_text", True
+
+    @dataclass(frozen=True)
+    class Config:
+        hint_column: str | None = None
+        """Key of `extra_info` that holds the hint."""
+
+        hint_template: str = "|hint: {hint_text}"
+        """The section that shows the hint."""
+
+    @property
+    def is_on(self):
+        return self.config.hint_column is not None
+
+    def texts(self, rollout, groups, shown):
+        hint = rollout.extra_info.get(self.config.hint_column)
+        return [hint] if hint and not groups[rollout.uid].is_success(rollout) else []
+
+
+def test_a_hint_from_the_data_is_one_class_and_one_row(monkeypatch):
+    monkeypatch.setitem(CONTEXTS, "hint", Hint)
+    block = {"reprompt_template": "{prompt}{hint}{solution}{feedback}", "hint_column": "worked_solution"}
+    samples = [sample("2+2?", "four", 1.0), sample("2+2?", "five", attempt=1), sample("why?", "because")]
+    hinted = [
+        replace(sample, rollout=replace(sample.rollout, extra_info={"worked_solution": "count<end>"}))
+        for sample in samples
+    ]
+    rows = replace(builder(**block), markup=["<end>"]).build(hinted, step=0)
+    assert texts(rows) == [
+        "<2+2?>four",
+        "<2+2?|hint: count< end>|right: four>five",
+        "<why?|hint: count< end>>because",
+    ]
+    assert rows.weights.tolist() == [0, 1, 1]
+    assert texts(builder(**block).build(samples, step=0))[2] == "<why?>because"
+    assert texts(builder().build(hinted, step=0))[2] == "<why?>because"
+    assert SelfDistillationConfig(hint_column="worked", reprompt_template=block["reprompt_template"]).ignored == {}
+    with pytest.raises(ValueError, match=r"reprompt_template='.*': expected a text that contains \{hint\}\."):
+        SelfDistillationConfig(hint_column="worked_solution")
+    with pytest.raises(ValueError, match=r"hint_template='Look': expected a text that contains \{hint_text\}\."):
+        SelfDistillationConfig(hint_template="Look")
 
 
 # Turns of four families: what opens and closes them, as their own tokenizers know it.
@@ -250,7 +327,11 @@ def test_only_the_template_opens_and_closes_turns(family):
         prompts = {}
         for name, marks in (("spelled", ()), ("broken up", markup)):
             row_builder = replace(builder(tokenize_chat=tokenize_chat, **block), markup=marks)
-            rows = row_builder.build(samples, step=0)
+            rendered = [
+                replace(sample, prompt_ids=torch.tensor(tokenize_chat(sample.rollout.messages, None)))
+                for sample in samples
+            ]
+            rows = row_builder.build(rendered, step=0)
             assert rows.weights[0] == 1
             prompts[name] = rows.input_ids[0].tolist()
         marks = wrapped.convert_tokens_to_ids([opening, closing])
@@ -260,7 +341,7 @@ def test_only_the_template_opens_and_closes_turns(family):
 
 
 def test_equal_prompts_are_tokenised_once_and_sections_only_to_be_cut():
-    """Four attempts, one right: three teacher prompts are the same, the fourth sample has none. Then too long ones."""
+    """Four attempts, one right: one question, and three equal teacher prompts. Then prompts that are too long."""
     calls = {"chat": 0, "sections": 0}
 
     def counted(name, function):
@@ -279,7 +360,7 @@ def test_equal_prompts_are_tokenised_once_and_sections_only_to_be_cut():
         plain, tokenize_chat=counted("chat", plain.tokenize_chat), encode=counted("sections", plain.encode)
     )
     assert texts(counting.build(attempts, step=3)) == texts(plain.build(attempts, step=3))
-    assert calls == {"chat": 1, "sections": 0}
+    assert calls == {"chat": 2, "sections": 0}
     short = builder(max_reprompt_len=14)
     counting = replace(short, tokenize_chat=counting.tokenize_chat, encode=counting.encode)
     assert texts(counting.build(attempts, step=3)) == texts(short.build(attempts, step=3))

@@ -1,9 +1,8 @@
 """The block `actor_rollout_ref.actor.self_distillation`: flat in the yaml, parsed once into frozen parts.
 
 The meaning and default of every key stand in the configurations of the parts: of the objectives (objective.py), of the
-teachers (teacher.py), of what the teacher reads (reprompt.py), and of who learns from it (routing.py,
-question_weight.py). `plugin.py` hands the defaults to Hydra, so that the
-yaml files never repeat them.
+teachers (teacher.py), of the teacher's context and prompt (context.py, prompt.py), and of who learns from it
+(routing.py, question_weight.py). `plugin.py` passes the defaults to Hydra, so that the yaml files never repeat them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,10 +10,11 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from verl.sdpo.checks import BLOCK, require_bool, require_choice
+from verl.sdpo.context import CONTEXTS, DEMONSTRATIONS, DemonstrationRule, Grading, Section
 from verl.sdpo.head import HEADS
 from verl.sdpo.objective import OBJECTIVES, Objective
+from verl.sdpo.prompt import PromptConfig
 from verl.sdpo.question_weight import QUESTION_WEIGHTS, QuestionWeights
-from verl.sdpo.reprompt import DEMONSTRATIONS, Demonstrations, RepromptConfig
 from verl.sdpo.routing import ROUTINGS, Routing
 from verl.sdpo.teacher import TEACHERS
 
@@ -93,9 +93,16 @@ class Choices:
 
 def defaults() -> dict[str, Any]:
     """Every key of the block with its default."""
-    tables: Sequence[Mapping[str, Any]] = (OBJECTIVES, TEACHERS, DEMONSTRATIONS, ROUTINGS, QUESTION_WEIGHTS)
+    tables: Sequence[Mapping[str, Any]] = (
+        OBJECTIVES,
+        TEACHERS,
+        DEMONSTRATIONS,
+        CONTEXTS,
+        ROUTINGS,
+        QUESTION_WEIGHTS,
+    )
     kinds = [kind for choices in tables for kind in choices.values()]
-    parts = [Choices, *(kind.Config for kind in kinds), RepromptConfig]
+    parts = [Choices, *(kind.Config for kind in kinds), Grading, PromptConfig]
     known: dict[str, Any] = {}
     for part in parts:
         for field in fields(part):
@@ -115,7 +122,8 @@ class SelfDistillationConfig:
         objective: how student and teacher are compared.
         teacher_kind, teacher: the class of the teacher, and its frozen configuration.
         head: the class that computes the statistics.
-        reprompt, demonstrations: what the teacher reads, and which successes it is shown.
+        grading: how rewards are read.
+        sections, demonstrations, prompt: the teacher's context, the order of its successes, and its form.
         routing, question_weights: who learns from the teacher, and how much each question counts.
         ignored: keys that differ from their default and that none of the chosen classes reads.
 
@@ -130,18 +138,23 @@ class SelfDistillationConfig:
                 raise ValueError(f"{BLOCK}.{key}={value!r}: there is no such key. Remove it, or use one of {[*known]}.")
         values = {**known, **block}
         choices = self.choices = _take(Choices, values)
-        self.reprompt = _take(RepromptConfig, values)
+        self.grading = _take(Grading, values)
+        self.prompt = _take(PromptConfig, values)
         self.head = HEADS[choices.head]
         self.teacher_kind = TEACHERS[choices.teacher_regularization]
         self.teacher = _take(self.teacher_kind.Config, values)
         objective = OBJECTIVES[choices.credit if choices.full_logit_distillation else "sampled-token"]
         self.objective: Objective = _make(objective, values)
-        self.demonstrations: Demonstrations = _make(DEMONSTRATIONS[choices.demonstration_choice], values)
+        self.demonstrations: DemonstrationRule = _make(DEMONSTRATIONS[choices.demonstration_choice], values)
+        self.sections: Sequence[Section] = [
+            kind(_take(kind.Config, values), self.demonstrations) for kind in CONTEXTS.values()
+        ]
+        self.prompt.check_places(self.sections)
         self.routing: Routing = _make(ROUTINGS[choices.routing], values)
         self.question_weights: QuestionWeights = _make(QUESTION_WEIGHTS[choices.question_weight], values)
         self._check_denominator()
-        made = (self.objective, self.demonstrations, self.routing, self.question_weights)
-        parts = (choices, self.reprompt, self.teacher, *(part.config for part in made))
+        made = (self.objective, self.demonstrations, *self.sections, self.routing, self.question_weights)
+        parts = (choices, self.grading, self.prompt, self.teacher, *(part.config for part in made))
         read = {field.name for part in parts for field in fields(part)}
         self.ignored = {key: value for key, value in block.items() if key not in read and value != known[key]}
 

@@ -10,6 +10,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from tests.sdpo.test_teacher_rows import TEMPLATES, decode, encode
 from verl.sdpo.config import SelfDistillationConfig, defaults
+from verl.sdpo.context import Grading
 from verl.sdpo.probe import run as probe_run
 from verl.sdpo.probe.__main__ import contexts_of, parse_arguments
 from verl.sdpo.probe.measures import CONTEXTS, Answer, Row, TokenScores, interval, summarise, table, to_json, verdict
@@ -246,7 +247,7 @@ def test_at_most_so_many_answers_are_asked_for(probe):
 
 
 def test_an_answer_is_a_success_from_the_threshold_on():
-    assert to_answer(0, {"score": 0.4}, threshold=1.0) == Answer(0, False, "0.4 ")
+    assert to_answer(0, {"score": 0.4}, Grading()) == Answer(0, False, "0.4 ")
 
 
 def test_a_grader_may_return_a_number_and_may_be_a_coroutine():

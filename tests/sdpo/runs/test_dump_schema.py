@@ -1,11 +1,14 @@
 """The file of a step, and what goes into it. Workers' part: tests/sdpo/engine/test_recorder.py."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from omegaconf import OmegaConf
 
+from tests.sdpo.rollouts import build, rollout
+from verl.sdpo.context import Grading, Groups, Rollout, Shown
 from verl.sdpo.preflight.validation import _validate_dump
-from verl.sdpo.reprompt import Attempt, Rollout, Section, TeacherPrompt
 from verl.sdpo.runs import dump_schema as dump
 from verl.sdpo.teacher_rows import Sample
 
@@ -14,7 +17,7 @@ MESSAGES = [{"role": "user", "content": "2+2?"}]
 
 def sample(uid, attempt, is_padding=False):
     ids = torch.zeros(1, dtype=torch.long)
-    return Sample(Rollout(uid, attempt, MESSAGES, "4", 1.0), ids, ids, is_padding=is_padding)
+    return Sample(Rollout(uid, attempt, MESSAGES, "4", 1.0, is_padding=is_padding), ids, ids)
 
 
 def test_whole_groups_are_chosen_up_to_the_limit():
@@ -34,9 +37,15 @@ def test_chats_for_reading():
 
 
 def test_the_attempt_that_was_shown_is_known_even_if_cut():
-    group = [Attempt(0, "four", False), Attempt(2, "it is four", True), Attempt(3, "it is five", True)]
-    assert dump.demonstration_attempt(TeacherPrompt([], (Section("solution", "is five"),)), group) == 3
-    assert dump.demonstration_attempt(TeacherPrompt([], (Section("feedback", "no"),)), group) is None
+    scores = {"four": 0.0, "it is four": 1.0, "it is <end>five": 1.0}
+    rollouts = [rollout(score, "no", response=text) for text, score in scores.items()]
+    groups, markup = Groups(rollouts, Grading(), step=0), ["<end>"]
+    shown = build(rollouts, markup=markup)[1]
+    section, _ = shown.shown[0]
+    cut = replace(shown, shown=(Shown(section, "is < end>five"),))
+    assert dump.demonstration_attempt(rollouts[1], cut, groups, markup) == rollouts[2].attempt
+    (told,) = build([rollout(0.0, "no")])
+    assert dump.demonstration_attempt(rollouts[0], told, groups, markup) is None
 
 
 def test_tokens_that_were_not_compared_have_nothing(tmp_path):

@@ -1,4 +1,4 @@
-"""What the test-time trainer adds to the trainer it is put before; tests/e2e runs it as a whole."""
+"""Additions of the test-time trainer to the trainer it is put before; tests/e2e runs it as a whole."""
 
 import logging
 
@@ -7,7 +7,7 @@ import torch
 
 from tests.sdpo.test_time.fakes import QUESTION, reward_function
 from verl.sdpo.config import TEST_TIME_MODE
-from verl.sdpo.reprompt import Rollout
+from verl.sdpo.context import Rollout
 from verl.sdpo.teacher_rows import Sample
 from verl.sdpo.test_time import ttt_trainer as module
 from verl.sdpo.test_time.grading import grade_question
@@ -65,11 +65,17 @@ def make_step(trainer, responses):
 
     trainer.samples = [
         Sample(
-            Rollout("q", int(key.split("_")[1]), QUESTION.messages, response, 0.0),
+            Rollout(
+                "q",
+                int(key.split("_")[1]),
+                QUESTION.messages,
+                response,
+                0.0,
+                reward=grade_question(reward_function, QUESTION, response, truncated=False),
+                is_padding=key.startswith("pad"),
+            ),
             prompt_ids=torch.zeros(len(PROMPT)),
             response_ids=torch.zeros(len(response)),
-            is_padding=key.startswith("pad"),
-            reward=grade_question(reward_function, QUESTION, response, truncated=False),
         )
         for key, response in responses.items()
     ]

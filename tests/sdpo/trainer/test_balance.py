@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 
-from verl.sdpo.reprompt import Rollout
+from verl.sdpo.context import Grading, Groups, Rollout
 from verl.sdpo.teacher_rows import Sample, TeacherRows
 from verl.sdpo.trainer.balance import update_order
 
@@ -21,7 +21,7 @@ def make(lengths: dict[int, list[tuple[int, int]]], targets=True):
     random.Random(3).shuffle(pairs)
     samples, rows = zip(*pairs, strict=True)
     weights = torch.full((len(rows),), float(targets))
-    return list(samples), TeacherRows(list(rows), weights, weights, [], {}, None)
+    return list(samples), TeacherRows(list(rows), weights, weights, [], Groups([], Grading(), step=0), {}, None)
 
 
 def parts(samples, rows, num_ranks, seed=0, reads_every_row=True):
@@ -57,7 +57,7 @@ def test_what_the_student_does_not_compute_weighs_nothing(reads_every_row):
         {1: [(4000, 4)] * 2, 2: [(4000, 4)] * 2, 3: [(400, 4)] * 2, 4: [(400, 4)] * 2, 5: [(2, 4)] * 2, 6: [(2, 4)] * 2}
     )
     weights = torch.tensor([float(sample.prompt_ids[0] > 2) for sample in samples])
-    rows = TeacherRows(rows.input_ids, weights, weights, [], {}, None)
+    rows = TeacherRows(rows.input_ids, weights, weights, [], rows.groups, {}, None)
     longest = {1, 2} if reads_every_row else {3, 4}
     for part in parts(samples, rows, num_ranks=2, reads_every_row=reads_every_row):
         assert len({group for group, _ in part} & longest) == 1
@@ -79,7 +79,7 @@ def test_groups_are_split_where_ranks_would_get_different_numbers(lengths):
 def test_the_order_depends_on_samples_and_seed_alone():
     samples, rows = make({group: [(4, 9)] * 2 for group in range(1, 9)})
     first = parts(samples, rows, num_ranks=1)
-    backwards = TeacherRows(rows.input_ids[::-1], rows.weights, rows.weights, [], {}, None)
+    backwards = TeacherRows(rows.input_ids[::-1], rows.weights, rows.weights, [], rows.groups, {}, None)
     assert parts(samples[::-1], backwards, num_ranks=1) == first
     assert parts(samples, rows, num_ranks=1, seed=1) != first
     assert [group for group, _ in first[0][::2]] != sorted(group for group, _ in first[0][::2])

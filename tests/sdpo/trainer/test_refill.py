@@ -3,13 +3,14 @@
 import pytest
 from omegaconf import OmegaConf
 
-from tests.sdpo.trainer.test_trainer import jagged
+from tests.sdpo.trainer.test_trainer import Characters, batch_of, entry
 from verl.sdpo.config import defaults
 from verl.sdpo.trainer import refill
 from verl.sdpo.trainer.supervision import Watch, supervise
-from verl.utils.tensordict_utils import get_tensordict
 
 SUCCESS, FAILURE = {"score": 1.0}, {"score": 0.0}
+RESPONSE = "yes"
+THINKING = {"score": 1.0, "response": "<think>hm"}
 TOLD = FAILURE | {"feedback": "too low"}
 TAUGHT, ALL_FAIL, LONE_SUCCESS = [SUCCESS, FAILURE], [FAILURE, FAILURE], [SUCCESS]
 
@@ -28,7 +29,7 @@ class Queue:
             group = self.groups.pop(0)
             self.tags[uid] = {"is_prompt": True, "status": "finished" if group else "failure", "global_steps": 1}
             for i, reward in enumerate(group):
-                self.tags[f"{uid}_{i}_0"] = {"response_len": 3}
+                self.tags[f"{uid}_{i}_0"] = {"response_len": len(RESPONSE)}
                 self.rewards[f"{uid}_{i}_0"] = reward
 
     def kv_list(self):
@@ -39,13 +40,10 @@ class Queue:
             self.tags.pop(key, None)
 
     def kv_batch_get(self, keys, partition_id, select_fields):
-        assert select_fields == ["rm_scores", "extra_fields"]
-        rewards = [self.rewards[key] for key in keys]
-        columns = {
-            "rm_scores": jagged([[0.0, reward["score"]] for reward in rewards]),
-            "extra_fields": [{"reward_extra_info": reward} for reward in rewards],
-        }
-        return get_tensordict(columns)
+        rewards = [{"response": RESPONSE} | self.rewards[key] for key in keys]
+        return batch_of(
+            [entry(key.split("_")[0], **reward) for key, reward in zip(keys, rewards, strict=True)], select_fields
+        )
 
 
 @pytest.fixture
@@ -53,7 +51,7 @@ def sample(monkeypatch):
     def sample(groups, batch_size=2, rounds=2, **block):
         """The groups of a step, and what was measured."""
         queue = Queue(groups)
-        monkeypatch.setattr(refill, "tq", queue)
+        monkeypatch.setattr("verl.sdpo.trainer.samples.tq", queue)
         monkeypatch.setattr("verl.trainer.ppo.v1.replay_buffer.tq", queue)
         block = {"_target_": "verl.sdpo.config.SelfDistillationConfig", **defaults(), **block}
         buffer = refill.RefillBuffer(
@@ -65,6 +63,7 @@ def sample(monkeypatch):
             poll_interval=0.01,
             refill_fn=queue.ask,
         )
+        buffer.tokenizer = Characters()
         queue.ask(batch_size)
         supervise(buffer, Watch(dict))
         batch, metrics = buffer.sample(global_steps=1, partition_id="train", batch_size=batch_size)
@@ -120,6 +119,9 @@ def test_a_failed_group_ends_the_step_even_where_others_are_taken(sample, groups
         ([TOLD], {}, True),
         ([TOLD], {"include_environment_feedback": False}, False),
         ([SUCCESS], {"dont_reprompt_on_self_success": False}, True),
+        # Nothing is left of it to show.
+        ([THINKING, FAILURE], {}, False),
+        ([THINKING, FAILURE], {"remove_thinking_from_demonstration": False}, True),
         ([{"score": 0.5}, FAILURE], {"success_reward_threshold": 0.5}, True),
         # So that the share of grader errors is known.
         ([SUCCESS, FAILURE | {"grader_error": True}], {}, True),

@@ -1,4 +1,4 @@
-"""What the adapters of trainer and worker add to verl's, each method alone; tests/e2e runs them as a whole."""
+"""Additions of trainer and worker to verl's, each method alone; tests/e2e runs them as a whole."""
 
 import logging
 from types import SimpleNamespace
@@ -10,9 +10,9 @@ from transfer_queue import KVBatchMeta
 
 from tests.sdpo.test_teacher_rows import TEMPLATES, decode, encode
 from verl.sdpo.config import SelfDistillationConfig
+from verl.sdpo.context import Rollout
 from verl.sdpo.engine.recorder import FOLDER, ROW
 from verl.sdpo.engine.worker import SelfDistillationWorker
-from verl.sdpo.reprompt import Rollout
 from verl.sdpo.runs import dump_schema as dump
 from verl.sdpo.teacher_rows import TeacherRowBuilder
 from verl.sdpo.trainer.samples import read_samples
@@ -38,17 +38,25 @@ class Characters:
 
 
 def entry(question, response, score=0.0, extra_info=None, **reward):
-    """What the agent loop leaves of one attempt. The student reads [question]."""
+    """What the agent loop leaves of one attempt. The student reads <question>."""
     return {
         "uid": question,
         "raw_prompt": [{"role": "user", "content": question}],
-        "input_ids": encode(f"[{question}]{response}"),
+        "input_ids": encode(f"<{question}>{response}"),
         "responses": encode(response),
         "rm_scores": [0.0] * (len(response) - 1) + [score],
         "extra_fields": {"reward_extra_info": reward} if reward else {},
         "extra_info": extra_info or {},
         "multi_modal_inputs": {},
     }
+
+
+def batch_of(entries, names):
+    """Fields of some entries, as TransferQueue returns them."""
+    columns = {name: [entry[name] for entry in entries] for name in names}
+    for name in JAGGED.keys() & columns.keys():
+        columns[name] = jagged(columns[name], JAGGED[name])
+    return get_tensordict(columns)
 
 
 class Queue:
@@ -63,10 +71,7 @@ class Queue:
 
     def kv_batch_get(self, keys, partition_id, select_fields):
         assert partition_id == "train"
-        columns = {name: [self.samples[key][name] for key in keys] for name in select_fields}
-        for name in JAGGED.keys() & columns.keys():
-            columns[name] = jagged(columns[name], JAGGED[name])
-        return get_tensordict(columns)
+        return batch_of([self.samples[key] for key in keys], select_fields)
 
     def kv_batch_put(self, keys, partition_id, fields):
         assert (keys, partition_id) == (list(self.samples), "train")
@@ -109,25 +114,32 @@ def test_samples_are_the_batch_in_plain_python(queue):
         # As verl fills a batch up: uid and tokens of its own, the rest from a real sample.
         "pad_1_0": {**entry("a_b", "4", 1.0), "uid": "pad"},
     }
-    samples = read_samples(queue.batch(), Characters(), with_tools=True)
+    samples = read_samples(queue.batch(), Characters())
     messages = [{"role": "user", "content": "a_b"}]
     assert [sample.rollout for sample in samples] == [
-        Rollout("a_b", 2, messages, "12", 1.0, "well done", graded=True),
-        Rollout("a_b", 0, messages, "3", 0.5, "the grader broke", graded=False),
-        Rollout("pad", 1, messages, "4", 1.0, None, graded=False),
+        Rollout("a_b", 2, messages, "12", 1.0, {"feedback": "well done"}, {"tool_selection": ["alarm"]}),
+        Rollout("a_b", 0, messages, "3", 0.5, {"feedback": "the grader broke", "grader_error": True}),
+        Rollout("pad", 1, messages, "4", 1.0, is_padding=True),
     ]
-    assert [decode(sample.prompt_ids.tolist()) for sample in samples] == ["[a_b]"] * 3
+    assert [sample.rollout.graded for sample in samples] == [True, False, False]
+    assert [decode(sample.prompt_ids.tolist()) for sample in samples] == ["<a_b>"] * 3
     assert [decode(sample.response_ids.tolist()) for sample in samples] == ["12", "3", "4"]
-    assert [sample.is_padding for sample in samples] == [False, False, True]
-    assert [sample.grader_error for sample in samples] == [False, True, False]
-    assert [sample.tool_selection for sample in samples] == [["alarm"], None, None]
-    assert samples[0].reward == {"feedback": "well done"}
 
 
 def test_a_batch_with_an_image_is_refused(queue):
     queue.samples = {"q_0_0": entry("q", "x"), "q_1_0": {**entry("q", "y"), "multi_modal_inputs": {"pixels": [0.5]}}}
     with pytest.raises(ValueError, match="the batch has images, video or audio: SDPO supports text only"):
-        read_samples(queue.batch(), Characters(), with_tools=False)
+        read_samples(queue.batch(), Characters())
+
+
+def test_several_outputs_of_one_session_are_refused(queue):
+    """verl writes a row for every output of an agent loop, all with the session's question."""
+    queue.samples = {key: entry("a_b", "12") for key in ("a_b_0_0", "a_b_1_0", "a_b_1_1")}
+    message = (
+        r"question a_b, session 1: .* several outputs \(row a_b_1_1\), but SDPO expects one .* one AgentLoopOutput"
+    )
+    with pytest.raises(ValueError, match=message):
+        read_samples(queue.batch(), Characters())
 
 
 def test_teacher_rows_are_written_into_the_batch_that_goes_on(trainer, queue):
@@ -136,7 +148,7 @@ def test_teacher_rows_are_written_into_the_batch_that_goes_on(trainer, queue):
     batch = trainer._add_teacher_rows(queue.batch(), metrics)
     assert set(queue.written.keys()) == {"teacher_input_ids", "teacher_weight", "reward_weight"}
     rows = queue.written["teacher_input_ids"]
-    assert [decode(row.tolist()) for row in rows.unbind()] == ["<2+2?|right: four>five", "[2+2?]four"]
+    assert [decode(row.tolist()) for row in rows.unbind()] == ["<2+2?|right: four>five", "<2+2?>four"]
     assert queue.written["teacher_weight"].tolist() == [1.0, 0.0]
     assert queue.written["reward_weight"].tolist() == [1.0, 1.0]
     assert batch is queue.meta

@@ -108,7 +108,7 @@ def micro_batch(config: Mapping) -> MicroBatch:
     # A dynamic one counts student and teacher, whose row is the longer of a sample.
     budget = actor["ppo_max_token_len_per_gpu"]
     student = rows(groups, rollout["prompt_length"], budget // 2 if is_sdpo(config) else budget)
-    teacher = rows(groups, parse_block(config).reprompt.max_reprompt_len, budget) if is_sdpo(config) else Rows(0)
+    teacher = rows(groups, parse_block(config).prompt.max_reprompt_len, budget) if is_sdpo(config) else Rows(0)
     scored = student.tokens if actor["use_dynamic_bsz"] or not is_sdpo(config) else count * response
     return MicroBatch(student, teacher, scored, _bytes_per_gathered_weight(actor["fsdp_config"]))
 

@@ -330,7 +330,7 @@ def _validate_placement(engine: Mapping, placement: str) -> None:
 
 
 def _validate_lengths(config: Mapping) -> None:
-    max_reprompt_len = parse_block(config).reprompt.max_reprompt_len
+    max_reprompt_len = parse_block(config).prompt.max_reprompt_len
     actor = config["actor_rollout_ref"]["actor"]
     data = config["data"]
     longest = longest_sample(data["max_prompt_length"], data["max_response_length"], max_reprompt_len)

@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
 
     tokenizer: Any = omega_conf_to_dataclass(config.actor_rollout_ref.model).tokenizer
     probe = Probe(config, tokenizer, Size(args.questions, args.samples, args.answers))
-    longest = max(probe.settings.reprompt.max_reprompt_len, config.data.max_prompt_length)
+    longest = max(probe.settings.prompt.max_reprompt_len, config.data.max_prompt_length)
     is_vllm = args.engine == "vllm"
     sample: Sampler = VllmSampler(config, longest) if is_vllm else TransformersSampler(config, tokenizer)
     probe.attempt(sample)

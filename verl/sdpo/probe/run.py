@@ -13,9 +13,9 @@ import torch
 from omegaconf import DictConfig
 
 from verl.sdpo.config import SelfDistillationConfig, parse_block
+from verl.sdpo.context import Grading, Rollout
 from verl.sdpo.preflight.data_files import local_files
 from verl.sdpo.probe.measures import Answer, Row, TokenScores, summarise
-from verl.sdpo.reprompt import Rollout
 from verl.sdpo.teacher_rows import Sample, TeacherRowBuilder
 from verl.sdpo.trainer.samples import make_row_builder
 
@@ -73,9 +73,9 @@ async def _wait(result):
     return await result
 
 
-def to_answer(question: int, reward: Mapping[str, Any], threshold: float) -> Answer:
+def to_answer(question: int, reward: Mapping[str, Any], grading: Grading) -> Answer:
     outcome = f"{reward['score']} {reward.get('feedback') or ''}"
-    return Answer(question, reward["score"] >= threshold, outcome)
+    return Answer(question, grading.is_success(reward["score"]), outcome)
 
 
 class Probe:
@@ -99,7 +99,6 @@ class Probe:
         numbers = [number for number in range(len(prompts)) for _ in range(self.size.attempts)]
         tokens = sample([prompts[number] for number in numbers])
         rewards = self.grade.all([self.questions[number] for number in numbers], tokens)
-        threshold = self.settings.reprompt.success_reward_threshold
         self.samples, self.attempts = [], []
         for place, (number, response, reward) in enumerate(zip(numbers, tokens, rewards, strict=True)):
             rollout = Rollout(
@@ -108,12 +107,12 @@ class Probe:
                 messages=self.questions[number]["prompt"],
                 response=self.decode(response),
                 score=float(reward["score"]),
-                feedback=reward.get("feedback"),
-                graded=not reward.get("grader_error", False),
+                reward=reward,
+                extra_info=self.questions[number].get("extra_info") or {},
             )
             ids = torch.tensor(prompts[number]), torch.tensor(response)
-            self.samples.append(Sample(rollout, *ids, reward=reward))
-            self.attempts.append(to_answer(number, reward, threshold))
+            self.samples.append(Sample(rollout, *ids))
+            self.attempts.append(to_answer(number, reward, self.settings.grading))
 
     def choose(self, keys: Mapping[str, Any]) -> tuple[list[tuple[int, list[int]]], float]:
         """Attempts that have a teacher under these keys of the block, with its prompt, and the share that has one."""
@@ -134,9 +133,8 @@ class Probe:
         questions = [self.attempts[place].question for place, _ in chosen]
         tokens = sample([prompt for _, prompt in chosen])
         rewards = self.grade.all([self.questions[number] for number in questions], tokens)
-        threshold = self.settings.reprompt.success_reward_threshold
         return [
-            (place, to_answer(number, reward, threshold))
+            (place, to_answer(number, reward, self.settings.grading))
             for (place, _), number, reward in zip(chosen, questions, rewards, strict=True)
         ]
 

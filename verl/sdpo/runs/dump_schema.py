@@ -13,8 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from verl.sdpo.context import Demonstration, Groups, Message, Rollout, break_up, by_question
 from verl.sdpo.micro_step import ALTERNATIVES
-from verl.sdpo.reprompt import Attempt, Message, TeacherPrompt, text_of
+from verl.sdpo.prompt import TeacherPrompt, text_of
 from verl.sdpo.teacher_rows import Sample
 
 SUBFOLDER = "insight"
@@ -58,13 +59,9 @@ def choose(samples: Sequence[Sample], limit: int) -> list[int]:
 
     Groups come by their uid, which verl draws at random; the order of the batch goes by length.
     """
-    groups: dict[str, list[int]] = {}
-    for i, sample in enumerate(samples):
-        if not sample.is_padding:
-            groups.setdefault(sample.rollout.uid, []).append(i)
     chosen: list[int] = []
-    for uid in sorted(groups):
-        group = sorted(groups[uid], key=lambda i: samples[i].rollout.attempt)
+    for _, places in sorted(by_question([sample.rollout for sample in samples]).items()):
+        group = [i for i in places if not samples[i].rollout.is_padding]
         if chosen and len(chosen) + len(group) > limit:
             break
         chosen += group[:limit]
@@ -79,12 +76,13 @@ def chat_text(messages: Sequence[Message]) -> str:
     return "\n\n".join(f"[{message['role']}]\n{text}" for message, text in zip(messages, texts, strict=True))
 
 
-def demonstration_attempt(prompt: TeacherPrompt, group: Sequence[Attempt]) -> int | None:
-    """The number of the attempt that the teacher is shown, which may have been cut to fit."""
-    shown = prompt.demonstration
-    if shown is None:
-        return None
-    return next((attempt.number for attempt in group if attempt.is_success and shown in attempt.text), None)
+def demonstration_attempt(rollout: Rollout, prompt: TeacherPrompt, groups: Groups, markup: Sequence[str]) -> int | None:
+    """Return the number of the attempt that the rollout's teacher is shown, which may have been cut to fit."""
+    for section, text in prompt.shown:
+        if isinstance(section, Demonstration):
+            attempts = section.config.attempts(groups[rollout.uid].successes)
+            return next((attempt.number for attempt in attempts if text in break_up(attempt.text, markup)), None)
+    return None
 
 
 def token_columns(said: Mapping[str, torch.Tensor] | None, length: int, vocabulary: Mapping[int, str]) -> dict:

@@ -38,10 +38,10 @@ class SearchMixin(Trainer):
         self._end_if_over()
 
     def _update_actor(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
-        attempts = [sample for sample in self._samples(batch) if not sample.is_padding]
+        attempts = [sample for sample in self._samples(batch) if not sample.rollout.is_padding]
         for sample in sorted(attempts, key=lambda sample: sample.rollout.attempt):
             tokens = len(sample.prompt_ids), len(sample.response_ids)
-            self.search.record(self.global_steps, sample.rollout.response, tokens, sample.reward)
+            self.search.record(self.global_steps, sample.rollout.response, tokens, sample.rollout.reward)
         return batch if self._end_if_over() else super()._update_actor(batch, metrics)
 
     def _end_if_over(self) -> bool:

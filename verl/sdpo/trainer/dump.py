@@ -8,7 +8,6 @@ from transfer_queue import KVBatchMeta
 
 from verl.sdpo.config import SelfDistillationConfig
 from verl.sdpo.engine.recorder import FOLDER, ROW
-from verl.sdpo.reprompt import shown_attempts
 from verl.sdpo.runs import dump_schema as dump
 from verl.sdpo.teacher_rows import Sample, TeacherRowBuilder, TeacherRows
 from verl.sdpo.trainer.mixin import Trainer
@@ -48,8 +47,7 @@ class DumpMixin(Trainer):
         return {ROW: numbers}
 
     def _sample_records(self, samples: list[Sample], rows: TeacherRows) -> list[dict]:
-        rollouts = [sample.rollout for sample in samples]
-        attempts = shown_attempts(rollouts, self.settings.reprompt, self.teacher_row_builder.markup)
+        rollouts, markup = [sample.rollout for sample in samples], self.teacher_row_builder.markup
         records = []
         for i in self._dumped:
             rollout, prompt = rollouts[i], rows.prompts[i]
@@ -62,11 +60,11 @@ class DumpMixin(Trainer):
                 "has_target": prompt.has_context,
                 "prompt_truncated": prompt.truncated,
                 "demonstration": prompt.demonstration,
-                "demonstration_attempt": dump.demonstration_attempt(prompt, attempts.get(rollout.uid, [])),
+                "demonstration_attempt": dump.demonstration_attempt(rollout, prompt, rows.groups, markup),
                 "response": rollout.response,
                 "feedback": rollout.feedback,
                 "score": rollout.score,
-                "solved": rollout.score >= self.settings.reprompt.success_reward_threshold,
+                "solved": self.settings.grading.is_success(rollout.score),
                 "graded": rollout.graded,
                 "response_cut": len(samples[i].response_ids) >= self.config.data.max_response_length,
             }

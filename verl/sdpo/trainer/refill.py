@@ -1,27 +1,27 @@
-"""A sampler of verl's that generates further questions until enough of them have a teacher."""
+"""Sampler for verl that generates further questions until enough of them have a teacher context."""
 
 import time
+from typing import Any
 
-import transfer_queue as tq
 from transfer_queue import KVBatchMeta
 
-from verl.sdpo.teacher_rows import teacher_prompts
-from verl.sdpo.trainer.samples import plain, to_rollout
+from verl.sdpo.context import Groups
+from verl.sdpo.teacher_rows import question_weights, teacher_prompts
+from verl.sdpo.trainer.samples import read_samples
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 from verl.utils.config import omega_conf_to_dataclass
 
-# What a teacher would read does not matter, but for a response that is nothing but thinking, or a prompt that is cut.
-QUESTION = [{"role": "user", "content": "?"}]
-RESPONSE = "?"
-
 
 class RefillBuffer(ReplayBuffer):
-    """`trainer.v1.sampler.custom_sampler` of sdpo.yaml, with `data.refill_until_target`.
+    """The `trainer.v1.sampler.custom_sampler` of sdpo.yaml, with `data.refill_until_target`.
 
-    A group in which no sample has a demonstration or feedback teaches nothing. For each such group another question is
-    generated, in at most `data.refill_until_target` rounds. Then the groups that teach fill the batch; what is missing
-    comes from the others, and what is left over is thrown away: the next step samples with another policy.
+    A group in which no sample has a teacher context teaches nothing. For each such group another question is generated,
+    in at most `data.refill_until_target` rounds. Then the groups that teach fill the batch; what is missing comes from
+    the others, and what is left over is thrown away: the next step samples with another policy.
     """
+
+    tokenizer: Any
+    """Decoder of the responses, set by the trainer once it has one."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -54,12 +54,12 @@ class RefillBuffer(ReplayBuffer):
         return self._materialize_batch(partition_id, chosen, dict(trajectories)), metrics
 
     def _finished(self, partition_id: str) -> list[str]:
-        """In the order in which they were asked for."""
+        """Return the groups that have ended, in the order in which they were asked for."""
         ended = self.finished_keys[partition_id] | self.failure_keys[partition_id]
         return [uid for uid in self.prompt_global_steps[partition_id] if uid in ended]
 
     def _wait_for_all(self, partition_id: str, batch_size: int) -> set[str]:
-        """The groups that teach, once all that was asked for is finished."""
+        """Return the groups that teach, once all groups that were asked for are finished."""
         last_debug_time = time.time()
         while True:
             self._sync_metadata_from_transfer_queue()
@@ -69,19 +69,17 @@ class RefillBuffer(ReplayBuffer):
             last_debug_time = self._wait_for_next_poll(partition_id, last_debug_time)
 
     def _taught(self, partition_id: str) -> set[str]:
-        keys = list(self.partitions[partition_id])
-        if not keys:
+        rows = self.partitions[partition_id]
+        if not rows:
             return set()
-        data = tq.kv_batch_get(keys=keys, partition_id=partition_id, select_fields=["rm_scores", "extra_fields"])
-        scores = data["rm_scores"].to_padded_tensor(0.0).sum(-1).tolist()
-        rollouts = [
-            to_rollout(key, key.split("_")[0], QUESTION, RESPONSE, score, extra.get("reward_extra_info", {}))
-            for key, score, extra in zip(keys, scores, plain(data["extra_fields"]), strict=True)
-        ]
-        prompts, weights = teacher_prompts(self.settings, rollouts, step=0)
+        samples = read_samples(KVBatchMeta(list(rows), list(rows.values()), partition_id), self.tokenizer)
+        rollouts = [sample.rollout for sample in samples]
+        groups = Groups(rollouts, self.settings.grading, step=0)
+        prompts = teacher_prompts(self.settings, rollouts, groups)
+        weights = question_weights(self.settings, rollouts, groups)
         return {
             rollout.uid
             for rollout, prompt, weight in zip(rollouts, prompts, weights, strict=True)
-            # What a grader broke is kept, so that `max_grader_error_rate` sees it.
+            # A group with a grader error is kept, so that `max_grader_error_rate` sees it.
             if (prompt.has_context and weight > 0) or not rollout.graded
         }

@@ -1,7 +1,5 @@
-"""From verl's batch in TransferQueue to plain samples, and from verl's tokenizer to the builder of teacher rows."""
+"""Reading verl's batch in TransferQueue as plain samples, and the builder of teacher rows with verl's tokenizer."""
 
-from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import transfer_queue as tq
@@ -10,38 +8,46 @@ from transfer_queue import KVBatchMeta
 
 from verl.experimental.agent_loop.utils import resolve_config_path
 from verl.sdpo.config import SelfDistillationConfig
-from verl.sdpo.reprompt import Message, Rollout
+from verl.sdpo.context import Rollout
 from verl.sdpo.teacher_rows import Sample, TeacherRowBuilder
 from verl.tools.tool_registry import load_all_tools
 from verl.utils.config import omega_conf_to_dataclass
 from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token_builder
 
-FIELDS = ("uid", "raw_prompt", "input_ids", "responses", "rm_scores", "extra_fields", "multi_modal_inputs")
+FIELDS = (
+    "uid",
+    "raw_prompt",
+    "input_ids",
+    "responses",
+    "rm_scores",
+    "extra_fields",
+    "extra_info",
+    "multi_modal_inputs",
+)
 
 
 def plain(field) -> list:
-    """A non-tensor field as a list; TransferQueue hands it out as a tensordict stack, an array or a list subclass."""
+    """Return a non-tensor field as a list.
+
+    TransferQueue returns such a field as a tensordict stack, an array or a list subclass.
+    """
     return field.tolist() if hasattr(field, "tolist") else list(field)
 
 
-def read_samples(batch: KVBatchMeta, tokenizer: Any, *, with_tools: bool) -> list[Sample]:
-    """The samples of a batch, in its order. Rows that verl appended to fill the batch count as not graded.
-
-    Args:
-        with_tools: whether samples may choose their tools (`extra_info.tool_selection`).
+def read_samples(batch: KVBatchMeta, tokenizer: Any) -> list[Sample]:
+    """Return the samples of a batch, in its order.
 
     Raises:
-        ValueError: on a sample with an image, video or audio.
+        ValueError: on a sample with an image, video or audio, or a session with several outputs.
     """
-    fields = [*FIELDS, "extra_info"] if with_tools else list(FIELDS)
-    data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=fields)
+    attempts = [attempt_number(key) for key in batch.keys]
+    data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=list(FIELDS))
     if any(plain(data["multi_modal_inputs"])):
         raise ValueError("the batch has images, video or audio: SDPO supports text only. Train on text prompts.")
     response_ids = data["responses"].unbind()
-    extra_infos = plain(data["extra_info"]) if with_tools else [{}] * len(batch.keys)
     samples = []
-    for key, tag, uid, messages, row, response, text, score, extra, extra_info in zip(
-        batch.keys,
+    for attempt, tag, uid, messages, row, response, text, score, extra_fields, extra_info in zip(
+        attempts,
         batch.tags,
         plain(data["uid"]),
         plain(data["raw_prompt"]),
@@ -50,48 +56,53 @@ def read_samples(batch: KVBatchMeta, tokenizer: Any, *, with_tools: bool) -> lis
         tokenizer.batch_decode(response_ids, skip_special_tokens=True),
         data["rm_scores"].to_padded_tensor(0.0).sum(-1).tolist(),
         plain(data["extra_fields"]),
-        extra_infos,
+        plain(data["extra_info"]),
         strict=True,
     ):
-        reward = extra.get("reward_extra_info", {})
-        is_padding = tag.get("is_padding", False)
-        rollout = to_rollout(key, uid, messages, text, score, reward)
-        samples.append(
-            Sample(
-                replace(rollout, graded=rollout.graded and not is_padding),
-                prompt_ids=row[: len(row) - len(response)],
-                response_ids=response,
-                is_padding=is_padding,
-                tool_selection=extra_info.get("tool_selection"),
-                reward=reward,
-            )
+        rollout = Rollout(
+            uid,
+            attempt,
+            messages,
+            text,
+            score,
+            reward=extra_fields.get("reward_extra_info", {}),
+            extra_info=extra_info,
+            is_padding=tag.get("is_padding", False),
         )
+        samples.append(Sample(rollout, prompt_ids=row[: len(row) - len(response)], response_ids=response))
     return samples
 
 
-def to_rollout(
-    key: str, uid: str, messages: list[Message], response: str, score: float, reward: Mapping[str, Any]
-) -> Rollout:
-    """One attempt; its key is {uid}_{session}_{index of the loop's output} (verl/trainer/ppo/v1/agent_loop_tq.py).
+def attempt_number(key: str) -> int:
+    """Return the number of an attempt within its group, from its key {uid}_{session}_{index of the loop's output}.
 
-    Args:
-        reward: all that the reward function returned.
+    The form is that of verl/trainer/ppo/v1/agent_loop_tq.py.
+
+    Raises:
+        ValueError: on a later output of a session. All outputs have the sample's question for a prompt, so that its
+            teacher would not read the turns before it, and a sibling would be shown one turn as the whole solution.
     """
-    attempt = int(key.rsplit("_", 2)[1])
-    return Rollout(
-        uid, attempt, messages, response, score, reward.get("feedback"), not reward.get("grader_error", False)
-    )
+    uid, session, output = key.rsplit("_", 2)
+    if output != "0":
+        raise ValueError(
+            f"question {uid}, session {session}: the agent loop returned several outputs (row {key}), but SDPO expects "
+            "one per session: the teacher of a later turn would not read the turns before it. Use verl's single-turn "
+            "or tool agent loop, or let your loop's `run` return the session as one AgentLoopOutput, with "
+            "response_mask 0 for the tokens of the environment."
+        )
+    return int(session)
 
 
 def special_tokens(tokenizer: Any) -> list[str]:
-    """What marks turns, and whatever else the tokenizer reads as one special token wherever a text spells it."""
+    """Return the tokens of the chat markup, and all others that the tokenizer reads wherever a text spells them."""
     added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
     return sorted(added | set(tokenizer.all_special_tokens))
 
 
 def make_row_builder(config: DictConfig, settings: SelfDistillationConfig, tokenizer: Any) -> TeacherRowBuilder:
-    """With the agent loop's own tokenisation (verl/experimental/agent_loop/agent_loop.py), so that student and teacher
-    prompts differ by the reprompt and by nothing else.
+    """Return a builder with the tokenisation of verl's agent loops (verl/experimental/agent_loop/agent_loop.py).
+
+    With the same tokenisation, the prompts of student and teacher differ by the context and by nothing else.
 
     Args:
         config: the whole Hydra tree.

@@ -41,8 +41,8 @@ class TeacherEvalMixin(Trainer):
     def _evaluate_teacher(self, batch: KVBatchMeta, step: int) -> dict[str, float]:
         """At most as many answers as a validation has."""
         samples = self._samples(batch)
-        prompts = self.teacher_row_builder.build(samples, step).prompts
-        taught = [number for number, prompt in enumerate(prompts) if prompt.has_context]
+        rows = self.teacher_row_builder.build(samples, step)
+        taught = [number for number, prompt in enumerate(rows.prompts) if prompt.has_context]
         limit = len(self.val_dataset) * self.config.actor_rollout_ref.rollout.val_kwargs.n
         chosen = sorted(random.Random(step).sample(taught, min(limit, len(taught))))
         if not chosen:
@@ -51,18 +51,13 @@ class TeacherEvalMixin(Trainer):
             keys=[batch.keys[number] for number in chosen], partition_id=batch.partition_id, select_fields=list(COLUMNS)
         )
         columns = {name: plain(questions[name]) for name in COLUMNS}
-        columns["raw_prompt"] = [prompts[number].messages for number in chosen]
+        columns["raw_prompt"] = [rows.prompts[number].messages for number in chosen]
         scores = self._answer(columns, step)
         if not scores:
             return {}
-        threshold = self.settings.reprompt.success_reward_threshold
-        rates: dict[str, list[bool]] = {}
-        for sample in samples:
-            if sample.rollout.graded:
-                rates.setdefault(sample.rollout.uid, []).append(sample.rollout.score >= threshold)
-        student = [sum(rates[uid]) / len(rates[uid]) for uid in (samples[number].rollout.uid for number in chosen)]
+        student = [rows.groups[samples[number].rollout.uid].success_rate for number in chosen]
         return {
-            "self_distillation/teacher_accuracy": sum(score >= threshold for score in scores) / len(scores),
+            "self_distillation/teacher_accuracy": sum(map(self.settings.grading.is_success, scores)) / len(scores),
             "self_distillation/teacher_accuracy/student": sum(student) / len(student),
             "self_distillation/teacher_accuracy/answers": len(scores),
         }

@@ -17,6 +17,7 @@ from verl.sdpo.micro_step import reads_every_row
 from verl.sdpo.teacher_rows import Sample
 from verl.sdpo.trainer.balance import update_order
 from verl.sdpo.trainer.dump import DumpMixin
+from verl.sdpo.trainer.refill import RefillBuffer
 from verl.sdpo.trainer.samples import make_row_builder, read_samples
 from verl.sdpo.trainer.throughput import ThroughputMixin
 from verl.trainer.ppo.utils import Role
@@ -52,6 +53,8 @@ class TeacherRowsMixin(DumpMixin, ThroughputMixin):
     def _init_tokenizer(self):
         super()._init_tokenizer()
         self.teacher_row_builder = make_row_builder(self.config, self.settings, self.tokenizer)
+        if isinstance(self.replay_buffer, RefillBuffer):
+            self.replay_buffer.tokenizer = self.tokenizer
 
     def _update_actor(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
         with marked_timer("teacher_batch", self.timing_raw, color="cyan"):
@@ -89,4 +92,4 @@ class TeacherRowsMixin(DumpMixin, ThroughputMixin):
         return written
 
     def _samples(self, batch: KVBatchMeta) -> list[Sample]:
-        return read_samples(batch, self.tokenizer, with_tools=bool(self.teacher_row_builder.tool_schemas))
+        return read_samples(batch, self.tokenizer)

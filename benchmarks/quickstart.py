@@ -23,7 +23,8 @@ import sys
 import time
 from pathlib import Path
 
-from experiments.quickstart.report import Run
+from verl.sdpo.runs.guard_rules import ACCURACY
+from verl.sdpo.runs.reader import Run
 
 OUT = Path("outputs/quickstart")
 TASK = "tool-json"
@@ -39,7 +40,8 @@ def train_verl(algorithm: str, folder: Path, steps: int, seed: int) -> list[dict
     command = [sys.executable, "-m", "experiments.quickstart.train", *paths, *settings, *no_validation]
     subprocess.run(command, check=True)
     (run,) = folder.iterdir()
-    return Run(run).records()
+    metrics = Run(run).metrics.items()
+    return [{"step": step, "train": row[ACCURACY], "seconds": row["timing_s/step"]} for step, row in metrics]
 
 
 def train_trl(python: Path, folder: Path, steps: int, seed: int) -> list[dict]:

@@ -1,13 +1,16 @@
-"""Runs a study of the quickstart's tasks: arms times seeds, one run after the other, and compares them in a table.
+"""Run a study of the quickstart's tasks: arms times seeds, one run after the other, compared in tables.
 
     python -m experiments.study NAME [--seeds 0 1 2] [--arms ARM ...] [--budget STEPS]
 
-NAME is a file of experiments/studies/. The same command again goes on: complete runs are kept, an interrupted one is
-begun anew. `bash experiments/quickstart/run.sh` once before installs, builds the model and writes the tasks.
+NAME is a file of experiments/studies/. The same command again continues the study: complete runs are kept, an
+interrupted one is started anew. `bash experiments/quickstart/run.sh` once before installs, builds the model and writes
+the tasks.
 """
 
 import argparse
+import json
 import shutil
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,8 +22,7 @@ from omegaconf import OmegaConf
 from data.records import replacing
 from experiments.overrides import override
 from experiments.quickstart import train
-from experiments.quickstart.report import Run
-from experiments.study_table import table
+from verl.sdpo.runs.reader import METRICS, SETTINGS, Run
 
 HERE = Path(__file__).resolve().parent
 QUICKSTART = HERE.parent / "outputs" / "quickstart"
@@ -35,20 +37,20 @@ class Arm:
     name: str
     algorithm: str
     overrides: tuple[str, ...]
-    """In Hydra's grammar, those of the whole study first."""
+    """Hydra's overrides, those of the whole study first."""
 
 
 @dataclass(frozen=True)
 class Study:
-    """What is compared, on what."""
+    """Arms to compare on a task."""
 
     name: str
     task: str
     steps: int
-    """Of training, in every run."""
+    """Training steps of every run."""
     seeds: tuple[int, ...]
     arms: tuple[Arm, ...]
-    """The others are compared with the first."""
+    """All others are compared with the first."""
 
 
 @dataclass(frozen=True)
@@ -58,31 +60,33 @@ class Planned:
     arm: Arm
     settings: argparse.Namespace
     """The arguments of the quickstart's training."""
-    run: Run
+    folder: Path
 
     @property
     def is_complete(self) -> bool:
-        """Whether the last step was measured.
+        """True once the last step is validated.
 
         Raises:
             ValueError: the folder holds a run of other settings.
         """
-        if not self.run.settings_file.exists():
+        file = self.folder / SETTINGS
+        if not file.exists():
             return False
-        wanted, found = train.settings_of(self.settings), self.run.settings()
-        if wanted != found:
+        expected, found = train.settings_of(self.settings), json.loads(file.read_text())
+        if expected != found:
             differ = [
-                f"{key} {found.get(key)!r}, not {value!r}" for key, value in wanted.items() if found.get(key) != value
+                f"{key} {found.get(key)!r}, not {value!r}" for key, value in expected.items() if found.get(key) != value
             ]
             raise ValueError(
-                f"{self.run.folder} was run with {'; '.join(differ)}. Move it away, or name another folder with --out."
+                f"{self.folder} was run with {'; '.join(differ)}. Move it away, or name another folder with --out."
             )
-        records = self.run.records()
-        return bool(records) and records[-1]["step"] == self.settings.steps and records[-1]["heldout"] is not None
+        if not (self.folder / METRICS).is_file():
+            return False
+        return any(self.settings.steps in curve for curve in Run(self.folder).validations.values())
 
 
 def load(name: str) -> Study:
-    """The study of that name.
+    """Return the study of that name.
 
     Raises:
         ValueError: there is none, or it holds a key that is not known.
@@ -109,10 +113,10 @@ def _require_keys(path: Path, content: Mapping[str, Any], known: Sequence[str]) 
 
 
 def chosen(study: Study, names: Sequence[str]) -> tuple[Arm, ...]:
-    """The study's arms of these names.
+    """Return the study's arms of these names.
 
     Raises:
-        ValueError: it has none of such a name.
+        ValueError: the study has no arm of such a name.
     """
     known = [arm.name for arm in study.arms]
     for name in names:
@@ -122,7 +126,7 @@ def chosen(study: Study, names: Sequence[str]) -> tuple[Arm, ...]:
 
 
 def plan(study: Study, folder: Path, model: Path, data: Path) -> list[Planned]:
-    """All runs, seed by seed, so that every arm has been run as often as the others if the study ends early."""
+    """Return all runs, seed by seed, so that every arm has been run as often as the others if the study ends early."""
     planned = []
     for seed in study.seeds:
         for arm in study.arms:
@@ -136,35 +140,34 @@ def plan(study: Study, folder: Path, model: Path, data: Path) -> list[Planned]:
                 device="cpu",
                 overrides=list(arm.overrides),
             )
-            planned.append(Planned(arm, settings, Run(folder / f"{arm.name}-seed{seed}")))
+            planned.append(Planned(arm, settings, folder / f"{arm.name}-seed{seed}"))
     return planned
 
 
 def carry_out(planned: Sequence[Planned]) -> list[Planned]:
-    """Train what is not complete yet. Returns the runs that failed, of which the others are independent."""
+    """Train what is not complete yet, and return the runs that failed. The others are independent of these."""
     # Before the first run, so that hours of training do not end in an error that was there from the start.
     waiting = [one for one in planned if not one.is_complete]
     print(f"{len(planned)} runs, {len(planned) - len(waiting)} complete.", flush=True)
     failed = []
     for number, one in enumerate(waiting, 1):
-        print(f"\nRun {number} of {len(waiting)}: {one.run.folder.name}", flush=True)
-        shutil.rmtree(one.run.folder, ignore_errors=True)
-        if not train.train(one.settings, one.run):
+        print(f"\nRun {number} of {len(waiting)}: {one.folder.name}", flush=True)
+        shutil.rmtree(one.folder, ignore_errors=True)
+        if not train.train(one.settings, one.folder):
             failed.append(one)
     return failed
 
 
 def summarise(study: Study, planned: Sequence[Planned], target: Path) -> None:
-    """Print the table of the complete runs and write it to a file, and their report beside it."""
-    complete = [one for one in planned if one.is_complete]
-    arms: dict[str, dict[int, Run]] = {arm.name: {} for arm in study.arms}
-    for one in complete:
-        arms[one.arm.name][one.settings.seed] = one.run
-    text = table({name: runs for name, runs in arms.items() if runs})
+    """Print the tables of the complete runs and write them to a file, and the page of the report beside it."""
+    # Arm by arm: the others are compared with the first.
+    ordered = sorted(planned, key=lambda one: study.arms.index(one.arm))
+    words = [f"{one.arm.name}={one.folder}" for one in ordered if one.is_complete]
+    text = train.report(*words, "--text", check=True, stdout=subprocess.PIPE, text=True).stdout
     with replacing(target) as (partial,):
-        Path(partial).write_text(f"# {study.name}: {study.task}, {study.steps} steps\n\n{text}\n")
-    print(f"\n{text}\n\nTable: {target}", flush=True)
-    train.draw_page([one.run for one in complete], target.with_name("report.html")).check_returncode()
+        Path(partial).write_text(f"# {study.name}: {study.task}, {study.steps} steps\n\n{text}")
+    print(f"\n{text}\nTables: {target}", flush=True)
+    train.report(*words, "--out", str(target.with_name("report.html")), check=True)
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -190,7 +193,7 @@ def main(words: Sequence[str] | None = None) -> int:
     if len(failed) < len(planned):
         summarise(study, planned, args.out / study.name / "table.md")
     for one in failed:
-        print(f"Failed: {one.run.folder}. See {one.run.log}.", file=sys.stderr)
+        print(f"Failed: {one.folder}. See {one.folder / train.LOG}.", file=sys.stderr)
     return 1 if failed else 0
 
 

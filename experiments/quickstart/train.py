@@ -1,6 +1,6 @@
-"""Trains on one of the quickstart's tasks with stock verl, shows progress, and reports at the end.
+"""Train on one of the quickstart's tasks with stock verl, show progress, and report at the end.
 
-`run.sh` is how to start it: that sets everything up, and passes its own arguments on to this.
+Start it by `run.sh`, which sets everything up and passes its own arguments on.
 """
 
 import argparse
@@ -11,7 +11,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +19,12 @@ import torch
 from experiments.overrides import override
 from experiments.quickstart import supervise
 from experiments.quickstart.environment import ENVIRONMENTS
-from experiments.quickstart.report import Run, report
+from verl.sdpo.runs.guard_rules import ACCURACY
+from verl.sdpo.runs.reader import METRICS, SETTINGS, Run
 
 HERE = Path(__file__).resolve().parent
-# Where a task needs no more: of those with feedback alone, the first steps only find what succeeds.
+LOG = "verl.log"
+# Tasks with feedback alone take more: their first steps only find what succeeds.
 STEPS = {"tool-json": 15, "renamed-key": 24, "no-keys": 24}
 # The longest time between two lines of verl's log in a healthy run: compiling and loading at the start.
 STALL_SECONDS = 600
@@ -49,7 +50,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def command(args: argparse.Namespace, run: Path, ray_folder: str) -> list[str]:
-    """What starts verl: the recipe in config/, and the paths and numbers of this run."""
+    """Return the command that starts verl: the recipe in config/, and the paths and numbers of this run."""
     settings = {
         "data.train_files": str(args.data / args.task / "train.parquet"),
         "data.val_files": str(args.data / args.task / "test.parquet"),
@@ -85,6 +86,7 @@ def precision() -> list[str]:
 
 
 def environment(metrics: Path, device: str = "cpu") -> dict[str, str]:
+    """Return the environment of verl's process."""
     inherited = {name: value for name, value in os.environ.items() if name != "VERL_PLATFORM"}
     return {
         "HF_HUB_OFFLINE": "1",
@@ -97,36 +99,43 @@ def environment(metrics: Path, device: str = "cpu") -> dict[str, str]:
 
 
 class Progress:
-    """Prints a line per training step, and notices a run that is stuck."""
+    """Print a line per training step, and fail when a run is stuck."""
 
-    def __init__(self, run: Run, steps: int):
-        self.run, self.steps = run, steps
-        self.shown = 0
+    def __init__(self, folder: Path, steps: int):
+        self.folder, self.steps = folder, steps
+        self.log = folder / LOG
+        self.shown: set[int] = set()
         self.failed_at: float | None = None
         self.log_position = 0
 
     def watch(self) -> None:
-        """Show what is new. Raises `RunFailed` when verl failed without ending, or says nothing for too long."""
-        records = self.run.records()
-        for record in records[self.shown :]:
-            print(self.line(record), flush=True)
-        self.shown = len(records)
+        """Show the steps that are new.
+
+        Raises:
+            RunFailed: verl failed without ending, or logged nothing for too long.
+        """
+        if (self.folder / METRICS).is_file():
+            run = Run(self.folder)
+            for step in sorted(run.metrics.keys() - self.shown):
+                print(self.line(run, step), flush=True)
+            self.shown |= run.metrics.keys()
         self.check()
 
-    def line(self, record: dict) -> str:
-        step = record["step"]
+    def line(self, run: Run, step: int) -> str:
+        """Return the progress after a step."""
         parts = [f"step {step:3d}/{self.steps}"]
-        for name, value in (("training accuracy", record["train"]), ("held-out accuracy", record["heldout"])):
-            if value is not None:
-                parts.append(f"{name} {value:.2f}")
-        seconds = self.run.seconds_per_step()
+        if step in (training := run.series(ACCURACY)):
+            parts.append(f"training accuracy {training[step]:.2f}")
+        parts += [f"held-out accuracy {curve[step]:.2f}" for curve in run.validations.values() if step in curve]
+        seconds = run.seconds_per_step
         if seconds is not None:
             parts.append(f"{seconds:.0f} s/step, about {(self.steps - step) * seconds / 60:.0f} min left")
         return "  ".join(parts)
 
     def check(self) -> None:
+        """Raise `RunFailed` for a run that failed or is stuck."""
         now = time.time()
-        with self.run.log.open("rb") as log:
+        with self.log.open("rb") as log:
             log.seek(self.log_position)
             text = log.read()
         self.log_position += max(len(text) - len(FAILED), 0)
@@ -134,52 +143,54 @@ class Progress:
             self.failed_at = now
         if self.failed_at is not None and now - self.failed_at > EXIT_SECONDS:
             raise supervise.RunFailed("a step failed and verl did not exit")
-        silence = now - self.run.log.stat().st_mtime
+        silence = now - self.log.stat().st_mtime
         if silence > STALL_SECONDS:
             raise supervise.RunFailed(f"no output for {silence:.0f} s")
 
 
 def settings_of(args: argparse.Namespace) -> dict[str, Any]:
-    """What makes a run what it is, as its folder keeps it."""
+    """Return what defines a run, as its folder keeps it."""
     return {name: getattr(args, name) for name in ("task", "algorithm", "seed", "steps", "device", "overrides")}
 
 
-def train(args: argparse.Namespace, run: Run) -> bool:
-    """Train in the run's new folder, showing progress; on failure, the end of the log. Returns whether it went well."""
-    run.folder.mkdir(parents=True)
-    run.settings_file.write_text(json.dumps(settings_of(args), indent=1))
+def train(args: argparse.Namespace, folder: Path) -> bool:
+    """Train in a new folder and show progress, or on failure the end of the log. Return True on success."""
+    folder.mkdir(parents=True)
+    (folder / SETTINGS).write_text(json.dumps(settings_of(args), indent=1))
+    log = folder / LOG
     # Not below the run's folder: the path of a Unix socket may have 107 bytes, and Ray needs most of them.
     ray_folder = tempfile.mkdtemp(prefix="sdpo-ray-")
-    print(f"Training on {args.task} with {args.algorithm.upper()}. verl's output: {run.log}", flush=True)
+    print(f"Training on {args.task} with {args.algorithm.upper()}. verl's output: {log}", flush=True)
     try:
         supervise.run(
-            command(args, run.folder, ray_folder),
-            env=environment(run.metrics_file, args.device),
-            log=run.log,
-            watch=Progress(run, args.steps).watch,
+            command(args, folder, ray_folder),
+            env=environment(folder / METRICS, args.device),
+            log=log,
+            watch=Progress(folder, args.steps).watch,
         )
     except supervise.RunFailed as error:
-        print(f"\nTraining failed: {error}. The last lines of {run.log}:\n", file=sys.stderr)
-        sys.stderr.writelines(run.log.read_text(errors="replace").splitlines(keepends=True)[-30:])
+        print(f"\nTraining failed: {error}. The last lines of {log}:\n", file=sys.stderr)
+        sys.stderr.writelines(log.read_text(errors="replace").splitlines(keepends=True)[-30:])
         return False
     finally:
         shutil.rmtree(ray_folder, ignore_errors=True)
     return True
 
 
-def draw_page(runs: Sequence[Run], target: Path) -> subprocess.CompletedProcess:
-    """Write the report of complete runs."""
-    command_line = [sys.executable, "-m", "verl.sdpo.report", *(str(run.folder) for run in runs), "--out", str(target)]
-    return subprocess.run(command_line, env=environment(runs[0].metrics_file), check=False)
+def report(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run `python -m verl.sdpo.report`."""
+    environment = {**os.environ, "VERL_PLATFORM": "cpu"}
+    return subprocess.run([sys.executable, "-m", "verl.sdpo.report", *words], env=environment, **options)
 
 
 def main() -> int:
     args = parse_arguments()
-    run = Run(args.runs / f"{args.task}-{args.algorithm}-seed{args.seed}-{time.strftime('%Y%m%d-%H%M%S')}")
-    if not train(args, run):
+    folder = args.runs / f"{args.task}-{args.algorithm}-seed{args.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
+    if not train(args, folder):
         return 1
-    report([run], run.folder / "accuracy.png")
-    return draw_page([run], run.folder / "report.html").returncode
+    print(flush=True)
+    files = ("--plot", str(folder / "accuracy.png"), "--out", str(folder / "report.html"))
+    return report(str(folder), "--text", *files).returncode
 
 
 if __name__ == "__main__":

@@ -2,20 +2,20 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 
-from experiments import study, study_table
+from experiments import study
 from experiments.quickstart import train
-from experiments.quickstart.report import SECONDS, TRAIN, Run
 from verl.sdpo.preflight.validation import validate_training_config
+from verl.sdpo.runs.reader import Run
 
 REPO = Path(__file__).parents[2]
 STUDIES = sorted(file.stem for file in (REPO / "experiments" / "studies").glob("*.yaml"))
@@ -42,7 +42,7 @@ with (folder / "metrics.jsonl").open("w") as file:
         )
         if os.environ.get("FAIL") == folder.name and step:
             sys.exit("out of memory")
-        data = {{"{HELDOUT}": sum(acc) / 4, **({{"{TRAIN}": 0.5, "{SECONDS}": 20.0}} if step else {{}})}}
+        data = {{"{HELDOUT}": sum(acc) / 4, **({{"critic/score/mean": 0.5, "timing_s/step": 20.0}} if step else {{}})}}
         print(json.dumps({{"step": step, "data": data}}), file=file, flush=True)
 """
 
@@ -69,12 +69,15 @@ def start(tmp_path, monkeypatch):
 def test_runs_are_queued_seed_by_seed_and_compared(start, tmp_path, capsys):
     arms = ("sdpo", "grpo", "hybrid")
     assert start("--budget", "2") == (0, [f"{arm}-seed{seed}" for seed in (0, 1) for arm in arms])
-    lines = (tmp_path / "rich_feedback" / "table.md").read_text().splitlines()
-    assert lines[0] == "# rich_feedback: renamed-key, 2 steps"
-    sdpo, grpo = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines[4:6])
-    assert sdpo[:5] + sdpo[6:] == ["sdpo", "2", "0.00", "0.75", "0.75", "", "", "0.75", "0.50", "20"]
-    assert grpo[:7] == ["grpo", "2", "0.00", "0.00", "0.00", "0.00 to 0.00", "-0.75"]
-    assert lines[4] in capsys.readouterr().out
+    text = (tmp_path / "rich_feedback" / "table.md").read_text()
+    assert text.startswith("# rich_feedback: renamed-key, 2 steps\n")
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
+    assert ["sdpo", "mean", "0.000", "0.750", "0.500", "20"] in rows
+    by_name = {row[0]: row for row in rows if len(row) == 8 and "[" in row[2]}
+    assert by_name["sdpo"][1:3] == ["2", "0.000 [0.000, 0.000]"] and by_name["sdpo"][5].startswith("0.750 [")
+    assert by_name["grpo"][1:3] == ["2", "0.000 [0.000, 0.000]"] and by_name["grpo"][5] == "0.000 [0.000, 0.000]"
+    assert by_name["grpo minus sdpo"][6].startswith("-0.750 [")
+    assert text.split("\n", 2)[2] in capsys.readouterr().out
     assert "renamed_key" in (tmp_path / "rich_feedback" / "report.html").read_text()
 
 
@@ -99,7 +102,7 @@ def test_a_failed_run_is_named_and_tried_again(start, monkeypatch, capsys):
     said = capsys.readouterr()
     assert (status, len(started)) == (1, 6)
     assert "out of memory" in said.err and "Failed:" in said.err and "grpo-seed1" in said.err
-    assert "| grpo | 1 |" in said.out
+    assert re.search(r"\| grpo +\| 1 +\| 0.000 \[", said.out)
     monkeypatch.delenv("FAIL")
     assert start("--budget", "2") == (0, ["grpo-seed1"])
 
@@ -126,7 +129,7 @@ def test_runs_of_another_recipe_are_not_overwritten(start, tmp_path):
     start("--budget", "2")
     with pytest.raises(SystemExit, match=r"sdpo-seed0 was run with steps 2, not 3\. Move it away"):
         start("--budget", "3")
-    assert Run(tmp_path / "rich_feedback" / "sdpo-seed0").records()[-1]["step"] == 2
+    assert max(Run(tmp_path / "rich_feedback" / "sdpo-seed0").metrics) == 2
 
 
 @pytest.mark.parametrize(
@@ -156,40 +159,3 @@ def test_verl_accepts_every_arm(name, monkeypatch):
             validate_training_config(config)
             composed.add(json.dumps([config.actor_rollout_ref, config.algorithm], default=str, sort_keys=True))
     assert len(composed) == len(loaded.arms)
-
-
-# The intervals
-
-
-def test_an_interval_counts_seeds_and_questions():
-    """Two seeds that disagree everywhere: a seed's draw alone moves the mean over the whole range."""
-    assert study_table.interval(np.array([[1.0] * 9, [0.0] * 9])) == (0.0, 1.0)
-    assert study_table.interval(np.array([[1.0] * 9, [1.0] * 9])) == pytest.approx((1.0, 1.0))
-
-
-def test_the_interval_of_one_seed_is_that_of_a_proportion():
-    """50 of 100: 0.5 +- 1.96 sqrt(0.25 / 100) = 0.5 +- 0.098."""
-    low, high = study_table.interval(np.array([[1.0, 0.0] * 50]))
-    assert low == pytest.approx(0.402, abs=0.011) and high == pytest.approx(0.598, abs=0.011)
-
-
-def test_differences_pair_seeds_and_questions(tmp_path):
-    """The rows of a dump come in any order; seed 2, which only one arm has, is left out."""
-
-    def run(name, answers):
-        folder = tmp_path / name
-        (folder / "heldout").mkdir(parents=True)
-        (folder / "run.json").write_text('{"task": "renamed-key"}')
-        (folder / "metrics.jsonl").write_text(json.dumps({"step": 4, "data": {HELDOUT: 0.5}}) + "\n")
-        # A line separator that a model wrote is none of the file's.
-        rows = [
-            json.dumps({"input": prompt, "acc": acc, "output": "\u2028"}, ensure_ascii=False)
-            for prompt, acc in answers.items()
-        ]
-        (folder / "heldout" / "4.jsonl").write_text("\n".join(rows) + "\n")
-        return Run(folder)
-
-    mine = {0: run("a0", {"p": 1.0, "q": 0.0}), 1: run("a1", {"q": 1.0, "p": 1.0})}
-    theirs = {1: run("b1", {"p": 0.0, "q": 1.0}), 0: run("b0", {"q": 1.0, "p": 1.0}), 2: run("b2", {"p": 0, "q": 0})}
-    assert study_table.difference(mine, theirs).tolist() == [[0.0, -1.0], [1.0, 0.0]]
-    assert study_table._compared(mine, {2: theirs[2]}) == ["", ""]

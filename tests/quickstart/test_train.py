@@ -1,5 +1,4 @@
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -10,16 +9,13 @@ from omegaconf import OmegaConf
 
 from experiments.quickstart import train
 from experiments.quickstart.environment import ENVIRONMENTS
-from experiments.quickstart.report import Run
 from experiments.quickstart.supervise import RunFailed
 
 
 @pytest.fixture
 def progress(tmp_path):
-    run = Run(tmp_path)
-    run.log.write_text("")
-    run.settings_file.write_text(json.dumps({"task": "tool-json"}))
-    return train.Progress(run, steps=4)
+    (tmp_path / train.LOG).write_text("")
+    return train.Progress(tmp_path, steps=4)
 
 
 @pytest.mark.parametrize("task", ENVIRONMENTS)
@@ -64,10 +60,11 @@ def test_bfloat16_only_where_the_cpu_has_instructions_for_it(monkeypatch, capabi
 
 
 def test_each_new_record_is_one_line(progress, capsys):
-    progress.run.metrics_file.write_text('{"step": 0, "data": {"val-core/tool_json/acc/mean@1": 0.25}}\n')
+    metrics = progress.folder / "metrics.jsonl"
+    metrics.write_text('{"step": 0, "data": {"val-core/tool_json/acc/mean@1": 0.25}}\n')
     progress.watch()
     progress.watch()
-    with progress.run.metrics_file.open("a") as file:
+    with metrics.open("a") as file:
         file.write('{"step": 1, "data": {"critic/score/mean": 0.5, "timing_s/step": 40.0}}\n')
     progress.watch()
     assert capsys.readouterr().out.splitlines() == [
@@ -80,7 +77,7 @@ def test_a_failed_run_that_does_not_exit_is_noticed(progress, monkeypatch):
     progress.watch()
     # Written in two parts, as a reader may see it.
     for part in ("Error executing job", " with overrides: []\n"):
-        with progress.run.log.open("a") as log:
+        with progress.log.open("a") as log:
             log.write(part)
         progress.watch()
     now = train.time.time()

@@ -22,7 +22,7 @@ HOURS = np.array([[0.0, 0.9, 2.0], [0.0, 1.5, 6.0]])
 
 def test_statistics_by_hand():
     """Seed 0 goes 0, 1, 0.5, with its best in the first hour; seed 1 goes 0, 0.5, 1: 0 and 0.5 by the clocks."""
-    measured, _ = tables.bootstrap(tables.Accuracies(VALUES, HOURS))
+    measured, _ = tables.bootstrap(tables.Accuracies(VALUES, HOURS, [0, 1]))
     assert measured == {
         "before": 0.0,
         "best in 1 h": (1 + 0) / 2,
@@ -36,7 +36,7 @@ def test_statistics_by_hand():
 def test_intervals_cover_what_resampling_can_give():
     """One seed of n questions, of which a share p is right: the draws' deviation is sqrt(p (1 - p) / n)."""
     values = np.array([[[1.0] * 30 + [0.0] * 70]])
-    _, draws = tables.bootstrap(tables.Accuracies(values, np.zeros((1, 1))))
+    _, draws = tables.bootstrap(tables.Accuracies(values, np.zeros((1, 1)), [0]))
     assert draws["last"].std() == pytest.approx((0.3 * 0.7 / 100) ** 0.5, rel=0.1)
     assert draws["last"].mean() == pytest.approx(0.3, abs=0.01)
 
@@ -44,7 +44,7 @@ def test_intervals_cover_what_resampling_can_give():
 def test_seeds_are_drawn_too():
     """Two seeds, one always right and one never: their mean of two draws is 0, 1/2, 1 with shares 1/4, 1/2, 1/4."""
     values = np.array([[[1.0] * 5], [[0.0] * 5]])
-    _, draws = tables.bootstrap(tables.Accuracies(values, np.zeros((2, 1))))
+    _, draws = tables.bootstrap(tables.Accuracies(values, np.zeros((2, 1)), [0, 1]))
     found, counts = np.unique(draws["last"], return_counts=True)
     assert found.tolist() == [0, 0.5, 1]
     assert (counts / counts.sum()).tolist() == pytest.approx([0.25, 0.5, 0.25], abs=0.03)
@@ -54,12 +54,26 @@ def test_differences_are_paired():
     """A method that is better by 0.1 on every question and seed is so in every draw."""
     generator = np.random.default_rng(1)
     values = generator.random((3, 1, 50))
-    hours = np.zeros((3, 1))
+    hours, seeds = np.zeros((3, 1)), [0, 1, 2]
     table = tables.accuracy_table(
-        "x", {"A": tables.Accuracies(values, hours), "B": tables.Accuracies(values + 0.1, hours)}
+        "x", {"A": tables.Accuracies(values, hours, seeds), "B": tables.Accuracies(values + 0.1, hours, seeds)}
     )
     assert table.rows[2][0] == "B minus A"
     assert table.rows[2][table.header.index("last")] == "+0.100 [+0.100, +0.100]"
+
+
+def test_differences_are_of_the_seeds_that_both_have():
+    """Seed 2 of A is left out, and B's runs come in another order."""
+    hours = np.zeros((3, 1))
+    a = tables.Accuracies(np.array([[[1.0, 0.0]], [[1.0, 1.0]], [[0.0, 0.0]]]), hours, [0, 1, 2])
+    b = tables.Accuracies(np.array([[[1.0, 0.0]], [[1.0, 1.0]]]), hours[:2], [1, 0])
+    table = tables.accuracy_table("x", {"A": a, "B": b})
+    row = dict(zip(table.header, table.rows[2], strict=True))
+    # 0: [1, 1] less [1, 0], 1: [1, 0] less [1, 1]; every draw of a question and a seed is within half of that.
+    assert (row["method"], row["seeds"], row["last"].split(" ")[0]) == ("B minus A", "2", "+0.000")
+    other = tables.Accuracies(b.values_STQ, b.hours_ST, [7, 8])
+    row = tables.accuracy_table("x", {"A": a, "B": other}).rows[2]
+    assert row[1] == "unpaired" and row[-2].startswith(f"+{3 / 4 - 1 / 2:.3f} ")
 
 
 def answered(folder, algorithm: str, steps: list[dict[str, list[float]]]) -> Run:
@@ -90,7 +104,8 @@ def test_the_tables_of_two_runs_by_hand(tmp_path):
     ]
     grpo = [{"b": [1, 0], "a": [0, 0]}, {"a": [0, 0], "b": [0, 0]}, {"b": [0, 0], "a": [0, 1]}]
     runs = [answered(tmp_path / name, name, steps) for name, steps in (("sdpo", sdpo), ("grpo", grpo))]
-    accuracy, answers = tables.tables(methods(runs))
+    steps, accuracy, answers = tables.tables(methods(runs))
+    assert steps.rows[0][:5] == ["SDPO", "0", "0.500", "0.833", "0.500"]
     rows = {row[0]: dict(zip(accuracy.header, row, strict=True)) for row in accuracy.rows}
     measured = {
         name: {key: float(cell.split(" [")[0]) for key, cell in row.items() if " [" in cell}
@@ -121,6 +136,40 @@ def test_the_tables_of_two_runs_by_hand(tmp_path):
     ]
 
 
+def logged(folder, seed, *curve, scores=(0.25, 0.5)) -> Run:
+    """A run with a validation before training and at steps 10, 20, ..., and two training steps, of 10 and 14 s."""
+    folder.mkdir()
+    (folder / "run.json").write_text(json.dumps({"algorithm": "sdpo", "seed": seed}))
+    data = [(10 * i, {"val-core/task/acc/mean@1": value}) for i, value in enumerate(curve)]
+    data += [(1 + i, {"critic/score/mean": score, "timing_s/step": 10.0 + 4 * i}) for i, score in enumerate(scores)]
+    lines = [json.dumps({"step": step, "data": numbers}) for step, numbers in data]
+    (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    return Run(folder)
+
+
+def test_the_table_of_steps_has_every_run_and_their_mean(tmp_path):
+    runs = [logged(tmp_path / "a", 3, 0.0, 0.5, 0.75), logged(tmp_path / "b", 4, 0.25, 1.0, scores=())]
+    table = tables.step_table("task", {"SDPO": runs})
+    assert table.header == ["method", "seed", "before", "step 10", "step 20", "training, mean", "s/step"]
+    assert table.rows == [
+        ["SDPO", "3", "0.000", "0.500", "0.750", "0.375", "12"],
+        ["SDPO", "4", "0.250", "1.000", "", "", ""],
+        ["SDPO", "mean", "0.125", "0.750", "0.750", "0.375", "12"],
+    ]
+
+
+def test_the_table_of_steps_shows_some_of_many(tmp_path):
+    table = tables.step_table("task", {"SDPO": [logged(tmp_path / "a", 0, *[0.5] * 50)]})
+    shown = [0, 70, 140, 210, 280, 350, 420, 490]
+    assert table.header[2:-2] == ["before", *(f"step {step}" for step in shown[1:])]
+
+
+def test_a_run_without_validation_has_a_table(tmp_path):
+    """As benchmarks/quickstart.py trains."""
+    (table,) = tables.tables({"SDPO": [logged(tmp_path / "a", 0)]})
+    assert table.rows == [["SDPO", "0", "0.375", "12"]]
+
+
 def test_training_facts_by_hand():
     group = [
         {"uid": "a", "solved": True, "response": "x", "demonstration": None},
@@ -143,6 +192,12 @@ def test_methods_are_runs_that_differ_by_their_seed(tmp_path):
     # How something is computed makes no other method.
     assert methods([runs[0], runs[4]]) == {"SDPO": [runs[0], runs[4]]}
     assert methods(runs[:3]) == {"SDPO, alpha=None": runs[:2], "SDPO, alpha=1.0": [runs[2]]}
+
+
+def test_a_run_may_name_its_method(tmp_path):
+    folders = [make_run(tmp_path / name, steps=1) for name in "abc"]
+    runs = [Run(folders[0], "ema"), Run(folders[1]), Run(folders[2], "ema")]
+    assert methods(runs) == {"ema": [runs[0], runs[2]], "SDPO": [runs[1]]}
 
 
 def test_another_model_or_other_data_make_another_method(tmp_path):
@@ -211,6 +266,8 @@ def test_sentences(tmp_path):
     ):
         assert words in text
     assert spans([1, 2, 3, 7]) == "steps 1-3, 7"
+    (sentence,) = findings(logged(tmp_path / "started", 0, 0.5, scores=()))
+    assert sentence == f"No training step has finished: {tmp_path / 'started' / 'metrics.jsonl'}."
     assert findings(Run(make_run(tmp_path / "healthy", steps=2, gain=0.4))) == []
 
 
@@ -218,7 +275,7 @@ def test_the_text_has_tables_curves_and_sentences(tmp_path):
     runs = methods([Run(make_run(tmp_path / "run", steps=3, gain=0.3))])
     text = text_report(runs)
     assert "Validation accuracy: task" in text
-    assert re.search(r"response_length/mean +▁▅█ +31 +33 +tokens\n", text)
+    assert re.search(r"\| response_length/mean +\| ▁▅█ +\| 31 +\| 33 +\| tokens +\|\n", text)
     assert "Nothing wrong was noticed." in text
     assert bars([0.0, 7.0]) == "▁█"
     assert bars([1.0]) == "▁"

@@ -1,4 +1,4 @@
-"""What went wrong in a run, in sentences."""
+"""Sentences on what went wrong in a run."""
 
 import math
 from collections.abc import Sequence
@@ -7,16 +7,16 @@ from verl.sdpo.runs.reader import Run
 
 
 def findings(run: Run) -> list[str]:
-    """Sentences for a human, the gravest first; none where nothing was noticed."""
+    """Return sentences for a human, the gravest first; none where nothing was noticed."""
     return [
         *(f"Guard ({event['action']}): {event['sentence']}" for event in run.guard_events),
-        *_unfinished(run),
+        *_incomplete(run),
         *_not_a_number(run),
-        *_without_target(run),
+        *_without_context(run),
         *_share(
             run,
             "self_distillation/grader_error_fraction",
-            "samples could not be graded: their rewards say nothing. verl's log has the grader's error",
+            "samples could not be graded: their rewards mean nothing. verl's log has the grader's error",
         ),
         *_share(
             run,
@@ -26,14 +26,14 @@ def findings(run: Run) -> list[str]:
         *_share(
             run,
             "response_length/clip_ratio",
-            "responses were as long as data.max_response_length lets them be, and most likely cut",
+            "responses were as long as data.max_response_length allows, and most likely cut",
         ),
         *_fell(run),
     ]
 
 
 def spans(steps: Sequence[int]) -> str:
-    """1, 2, 3, 7 as "steps 1-3, 7"."""
+    """Render 1, 2, 3, 7 as "steps 1-3, 7"."""
     groups: list[list[int]] = []
     for step in steps:
         if groups and step == groups[-1][-1] + 1:
@@ -44,15 +44,17 @@ def spans(steps: Sequence[int]) -> str:
     return f"step{'s' if len(steps) > 1 else ''} {', '.join(texts)}"
 
 
-def _unfinished(run: Run) -> list[str]:
+def _incomplete(run: Run) -> list[str]:
     last = max(run.metrics, default=0)
+    if run.seconds_per_step is None:
+        return [f"No training step has finished: {', '.join(map(str, run.metrics_files))}."]
     if not run.total_steps or last >= run.total_steps:
         return []
-    return [f"It is at step {last} of {run.total_steps}: still running, or ended before its time."]
+    return [f"The run is at step {last} of {run.total_steps}: still running, or ended before its time."]
 
 
 def _not_a_number(run: Run) -> list[str]:
-    """verl logs what is not a number as null, which leaves a hole in a series."""
+    """Find steps whose loss or gradient is not a number, which verl logs as null."""
     trained = [step for step, numbers in run.metrics.items() if "actor/lr" in numbers]
     found = []
     for name in ("actor/pg_loss", "actor/grad_norm"):
@@ -63,7 +65,7 @@ def _not_a_number(run: Run) -> list[str]:
     return found
 
 
-def _without_target(run: Run) -> list[str]:
+def _without_context(run: Run) -> list[str]:
     empty = [step for step, value in run.series("self_distillation/reprompt_sample_fraction").items() if value == 0]
     if not empty:
         return []

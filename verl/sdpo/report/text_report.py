@@ -1,4 +1,4 @@
-"""The essentials of one or many runs for a terminal."""
+"""Tables, curves and findings of one or several runs in Markdown, for a terminal."""
 
 from collections.abc import Mapping, Sequence
 
@@ -12,13 +12,14 @@ WIDTH = 40
 
 
 def text_report(methods: Mapping[str, Sequence[Run]]) -> str:
+    """Return the tables of all methods, then the curves and findings of every run."""
     parts = [table_text(table) for table in tables(methods)]
     parts += [run_text(method, run) for method, runs in methods.items() for run in runs]
     return "\n\n".join(parts)
 
 
 def run_text(method: str, run: Run) -> str:
-    """Of every metric its first and last value, and a line of bars between its extremes."""
+    """Return the first and last value of every metric, bars between its extremes, and the findings."""
     rows = []
     for panel in PANELS:
         for name in metric_names(panel, [run]):
@@ -27,11 +28,11 @@ def run_text(method: str, run: Run) -> str:
     heading = f"{method}, seed {run.seed}: {run.folder}, step {max(run.metrics, default=0)} of {run.total_steps or '?'}"
     curves = table_text(Table(heading, "", ["metric", "", "first", "last", "unit"], rows))
     sentences = findings(run) or ["Nothing wrong was noticed."]
-    return "\n".join([curves, *(f"  - {sentence}" for sentence in sentences)])
+    return "\n".join([curves, "", *(f"- {sentence}" for sentence in sentences)])
 
 
 def bars(values: Sequence[float]) -> str:
-    """At most `WIDTH` of them, from the lowest value to the highest."""
+    """Return at most `WIDTH` bars, from the lowest value to the highest."""
     shown = [values[i * len(values) // WIDTH] for i in range(WIDTH)] if len(values) > WIDTH else values
     low, high = min(shown), max(shown)
     scale = (len(BARS) - 1) / (high - low) if high > low else 0.0
@@ -39,7 +40,10 @@ def bars(values: Sequence[float]) -> str:
 
 
 def table_text(table: Table) -> str:
-    cells = [list(table.header), *(list(row) for row in table.rows)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(table.header))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
-    return "\n".join([table.title, *([table.note] if table.note else []), *(f"  {line}" for line in lines)])
+    """Return a table in Markdown, its columns aligned."""
+    rows = [list(table.header), *(list(row) for row in table.rows)]
+    widths = [max(3, *(len(row[i]) for row in rows)) for i in range(len(table.header))]
+    lines = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]
+    lines.insert(1, ["-" * width for width in widths])
+    text = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return "\n\n".join([f"**{table.title}**", text, *([table.note] if table.note else [])])

@@ -1,4 +1,4 @@
-"""The folder of a training, finished or in progress, as plain records.
+"""Read the folder of a training, finished or in progress, as plain records.
 
 A run is a folder that holds
 
@@ -6,13 +6,16 @@ A run is a folder that holds
   `VERL_FILE_LOGGER_PATH`);
 - `hydra/.hydra/config.yaml`: its configuration (`hydra.run.dir`), which says where the answers are;
 - `heldout/STEP.jsonl` or `trainer.validation_data_dir`: verl's dump of validation answers;
-- `rollouts/STEP.jsonl`, `rollouts/insight/STEP.parquet` or `trainer.rollout_data_dir`: verl's dump and ours.
+- `rollouts/STEP.jsonl`, `rollouts/insight/STEP.parquet` or `trainer.rollout_data_dir`: verl's dump and that of
+  `runs/dump_schema.py`;
+- `run.json`: algorithm, seed and steps, as the quickstart writes them.
 
 The quickstart and the sweeps make such folders. All but the metrics may be missing.
 """
 
 import json
 import re
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,8 +30,10 @@ from verl.sdpo.runs.identity import trains
 VALIDATION = re.compile(r"val-core/(?P<source>.+)/(?P<what>acc|reward|score)/mean@(?P<k>\d+)$")
 # Keys in which runs of one method may differ, besides those that change no training.
 PRIVATE = re.compile(r"(seed|total_training_steps)$")
-# Keys with a place, of which the last two parts say what is there.
+# Keys whose value is a path, of which the last two parts identify the file.
 PLACE = re.compile(r"(path|files)$")
+METRICS = "metrics.jsonl"
+SETTINGS = "run.json"
 
 
 @dataclass(frozen=True)
@@ -43,31 +48,34 @@ class Answer:
 class Run:
     """One training. Everything is read when it is first asked for.
 
+    Args:
+        name: of the method that the run belongs to; None to name it by its algorithm and settings.
+
     Raises:
-        FileNotFoundError: when the folder holds no metrics.
+        FileNotFoundError: the folder holds no metrics.
     """
 
-    def __init__(self, folder: Path):
-        self.folder = folder
-        files = [folder / "metrics.jsonl"] if (folder / "metrics.jsonl").is_file() else folder.glob("metrics-*.jsonl")
+    def __init__(self, folder: Path, name: str | None = None):
+        self.folder, self.name = folder, name
+        files = [folder / METRICS] if (folder / METRICS).is_file() else folder.glob("metrics-*.jsonl")
         self.metrics_files = sorted(files, key=lambda file: file.stat().st_mtime)
         if not self.metrics_files:
             found = sorted(path.name for path in folder.glob("*")) if folder.is_dir() else "no such folder"
             raise FileNotFoundError(
-                f"{folder}: expected the folder of a run, with metrics.jsonl or metrics-*.jsonl, found {found}. Train "
-                "with trainer.logger=[console,file] and VERL_FILE_LOGGER_PATH=RUN/metrics.jsonl."
+                f"{folder}: expected the folder of a run, with {METRICS} or metrics-*.jsonl, found {found}. Train "
+                f"with trainer.logger=[console,file] and VERL_FILE_LOGGER_PATH=RUN/{METRICS}."
             )
 
     @cached_property
     def config(self) -> DictConfig:
-        """As composed; empty where it was not kept."""
+        """Composed configuration, empty where it was not kept."""
         file = self.folder / "hydra" / ".hydra" / "config.yaml"
         return OmegaConf.load(file) if file.is_file() else OmegaConf.create()  # type: ignore[return-value]
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """What the quickstart notes of a run."""
-        file = self.folder / "run.json"
+        """Algorithm, seed and steps as the quickstart writes them, empty where it did not train."""
+        file = self.folder / SETTINGS
         return json.loads(file.read_text()) if file.is_file() else {}
 
     def _get(self, key: str, default: Any = None) -> Any:
@@ -76,22 +84,24 @@ class Run:
 
     @property
     def algorithm(self) -> str:
+        """Algorithm in capitals, or the folder's name where it is unknown."""
         mode = self._get("actor_rollout_ref.actor.policy_loss.loss_mode")
         name = mode if mode == "sdpo" else self._get("algorithm.adv_estimator")
         return str(self.settings.get("algorithm") or name or self.folder.name).upper()
 
     @property
     def seed(self) -> int | None:
+        """Seed of the training, where it is known."""
         return self.settings.get("seed", self._get("vars.seed"))
 
     @property
     def total_steps(self) -> int | None:
-        """How long it means to go on, where that is known."""
+        """Training steps of the finished run, where they are known."""
         return self.settings.get("steps", self._get("trainer.total_training_steps"))
 
     @cached_property
     def metrics(self) -> dict[int, dict[str, float]]:
-        """What verl logged at each step; of a step that was repeated after a restart the last."""
+        """Step to the metrics that verl logged; the last ones of a step that was repeated after a restart."""
         steps: dict[int, dict[str, float]] = {}
         for file in self.metrics_files:
             for entry in _json_lines(file):
@@ -100,12 +110,12 @@ class Run:
         return dict(sorted(steps.items()))
 
     def series(self, name: str) -> dict[int, float]:
-        """Step to value, where there is one."""
+        """Return step to value of a metric, for the steps that logged it."""
         return {step: numbers[name] for step, numbers in self.metrics.items() if name in numbers}
 
     @cached_property
     def validations(self) -> dict[str, dict[int, float]]:
-        """Of every data source: step to avg@k."""
+        """Data source to its avg@k by step."""
         found: dict[str, dict[int, float]] = {}
         for step, numbers in self.metrics.items():
             for name, value in numbers.items():
@@ -115,12 +125,18 @@ class Run:
 
     @cached_property
     def hours(self) -> dict[int, float]:
-        """Step to the summed time of the training's steps up to it, the paper's clock."""
+        """Step to the training time up to it (h), summed over steps: the paper's clock."""
         total, hours = 0.0, {}
         for step, numbers in self.metrics.items():
             total += numbers.get("timing_s/step", 0.0) / 3600
             hours[step] = total
         return hours
+
+    @property
+    def seconds_per_step(self) -> float | None:
+        """Median time of a training step; None before the first has finished."""
+        seconds = self.series("timing_s/step").values()
+        return statistics.median(seconds) if seconds else None
 
     @cached_property
     def answers(self) -> dict[int, list[Answer]]:
@@ -130,17 +146,18 @@ class Run:
 
     @cached_property
     def sample_files(self) -> dict[int, Path]:
-        """Step to its file of training responses: ours, else verl's."""
+        """Step to the file of its training responses: the dump of `dump_schema.py`, else verl's."""
         folder = self._folder("rollouts", "trainer.rollout_data_dir")
         return {**_steps(folder, "jsonl"), **_steps(folder / dump.SUBFOLDER, "parquet")}
 
     def samples(self, step: int) -> list[dict[str, Any]]:
-        """The training responses of a step that has a file."""
+        """Return the training responses of a step that has a file."""
         key = "actor_rollout_ref.actor.self_distillation.success_reward_threshold"
         return read_samples(self.sample_files[step], self._get(key, 1.0))
 
     @cached_property
     def guard_events(self) -> list[dict[str, Any]]:
+        """Events of the guard, in their order."""
         file = self._folder("checkpoints", "trainer.default_local_dir") / "guard.jsonl"
         return list(_json_lines(file)) if file.is_file() else []
 
@@ -150,10 +167,10 @@ class Run:
 
 
 def read_samples(file: Path, success: float) -> list[dict[str, Any]]:
-    """The responses of a step, in the columns of runs/dump_schema.py as far as they are known.
+    """Return the responses of a step, in the columns of runs/dump_schema.py as far as they are known.
 
     Args:
-        success: the least score of a solved question.
+        success: the lowest score of a solved question.
     """
     if file.suffix == ".parquet":
         return dump.read(file)
@@ -167,26 +184,35 @@ def read_samples(file: Path, success: float) -> list[dict[str, Any]]:
 
 
 def methods(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """Name to runs that differ by their seed alone. Of the same algorithm with other settings or data, the name tells
-    these.
+    """Group runs that differ by their seed alone, by the name of their method.
+
+    A run without a name is called by its algorithm, and by the settings or data in which runs of that algorithm differ.
     """
-    groups: dict[str, list[Run]] = {}
+    algorithms: dict[str, list[Run]] = {}
     for run in runs:
-        groups.setdefault(run.algorithm, []).append(run)
-    named: dict[str, list[Run]] = {}
-    for algorithm, members in groups.items():
-        settings = [_method(run) for run in members]
-        keys = {key for flat in settings for key in flat if trains(key) and not PRIVATE.search(key)}
-        # A run that was not validated yet says nothing of its data.
-        differing = sorted(key for key in keys if len({str(flat.get(key)) for flat in settings} - {""}) > 1)
-        for run, flat in zip(members, settings, strict=True):
-            changes = [f"{key.rpartition('.')[2]}={flat.get(key)}" for key in differing]
-            named.setdefault(", ".join([algorithm, *changes]), []).append(run)
-    return named
+        if run.name is None:
+            algorithms.setdefault(run.algorithm, []).append(run)
+    names = {run: name for group in algorithms.items() for run, name in _named(*group).items()}
+    grouped: dict[str, list[Run]] = {}
+    for run in runs:
+        grouped.setdefault(run.name or names[run], []).append(run)
+    return grouped
+
+
+def _named(algorithm: str, runs: Sequence[Run]) -> dict[Run, str]:
+    """Name runs of one algorithm by the settings in which they differ."""
+    settings = [_method(run) for run in runs]
+    keys = {key for flat in settings for key in flat if trains(key) and not PRIVATE.search(key)}
+    # A run without a validation yet does not tell its data.
+    differing = sorted(key for key in keys if len({str(flat.get(key)) for flat in settings} - {""}) > 1)
+    return {
+        run: ", ".join([algorithm, *(f"{key.rpartition('.')[2]}={flat.get(key)}" for key in differing)])
+        for run, flat in zip(runs, settings, strict=True)
+    }
 
 
 def _method(run: Run) -> dict[str, str]:
-    """Flat settings, and what is validated on: a configuration may take its data from the environment."""
+    """Return flat settings and the validation's data: a configuration may take its data from the environment."""
     flat = _flat(OmegaConf.to_container(run.config, resolve=False))
     names = {
         key: "/".join(str(value).split("/")[-2:]) if PLACE.search(key) else str(value) for key, value in flat.items()
@@ -202,7 +228,7 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _answers(file: Path) -> list[Answer]:
-    """Of an attempt with several outputs the last, as verl does."""
+    """Return the last output of every attempt, as verl scores it."""
     final: dict[str, Answer] = {}
     for entry in _json_lines(file):
         accuracy = entry.get("acc")
@@ -217,7 +243,7 @@ def _steps(folder: Path, suffix: str) -> dict[int, Path]:
 
 
 def _json_lines(file: Path) -> Iterable[dict[str, Any]]:
-    """The complete lines: the last may still be in the making."""
+    """Read the complete lines. The last may still be written to."""
     # Bytes: verl writes responses as they are, and text has other line separators that a model may write.
     complete, _, _ = file.read_bytes().rpartition(b"\n")
     return map(json.loads, complete.splitlines())

@@ -1,33 +1,34 @@
-"""The page of runs in progress, on the loopback: made anew at every request, and asked for when the runs went on."""
+"""Serve the page of runs in progress to this machine: built at every request, reloaded after every logged step."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 from verl.sdpo.report.page import build
 from verl.sdpo.runs.reader import Run, methods
 
 HOST = "127.0.0.1"
 
-
-def stamp(folders: Sequence[Path]) -> str:
-    """Changes when a run logs another step."""
-    files = [file for folder in folders for file in Run(folder).metrics_files]
-    return " ".join(str(file.stat().st_size) for file in files)
+ReadRuns = Callable[[], Sequence[Run]]
 
 
-def make_server(folders: Sequence[Path], port: int) -> ThreadingHTTPServer:
-    """Serves the page at `/` and its stamp at `/stamp`; port 0 takes any that is free."""
+def stamp(runs: Sequence[Run]) -> str:
+    """Return a text that changes when a run logs another step."""
+    return " ".join(str(file.stat().st_size) for run in runs for file in run.metrics_files)
+
+
+def make_server(read: ReadRuns, port: int) -> ThreadingHTTPServer:
+    """Return a server of the page at `/` and of its stamp at `/stamp`; port 0 takes any that is free."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             path = self.path.partition("?")[0]
             if path == "/":
-                # Before the page is made: what is logged meanwhile makes the page come again.
-                now = stamp(folders)
-                self._answer(build(methods([Run(folder) for folder in folders]), stamp=now), "text/html")
+                runs = read()
+                # Before the page is built, so that it is reloaded after a step that is logged meanwhile.
+                now = stamp(runs)
+                self._answer(build(methods(runs), stamp=now), "text/html")
             elif path == "/stamp":
-                self._answer(stamp(folders), "text/plain")
+                self._answer(stamp(read()), "text/plain")
             else:
                 self.send_error(404)
 
@@ -41,19 +42,19 @@ def make_server(folders: Sequence[Path], port: int) -> ThreadingHTTPServer:
             self.wfile.write(body)
 
         def log_message(self, format: str, *args) -> None:
-            """A line per request helps nobody."""
+            """Log nothing: a line per request would hide the address."""
 
     return ThreadingHTTPServer((HOST, port), Handler)
 
 
-def watch(folders: Sequence[Path], port: int) -> None:
+def serve(read: ReadRuns, port: int) -> None:
     """Serve until interrupted.
 
     Raises:
-        FileNotFoundError: when a folder holds no run.
+        FileNotFoundError: a folder holds no run.
     """
-    stamp(folders)
-    with make_server(folders, port) as server:
+    read()
+    with make_server(read, port) as server:
         print(
             f"http://{HOST}:{server.server_port}/ follows the runs; Ctrl-C ends it. Over ssh: -L {port}:{HOST}:{port}"
         )

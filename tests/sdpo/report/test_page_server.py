@@ -8,13 +8,14 @@ import pytest
 
 from tests.sdpo.report.browser import CHROMIUM, Page
 from tests.sdpo.report.synthetic import make_run
-from verl.sdpo.report.watch import make_server
+from verl.sdpo.report.page_server import make_server
+from verl.sdpo.runs.reader import Run
 
 
 @pytest.fixture
 def served(tmp_path):
     run = make_run(tmp_path / "run", steps=2)
-    with make_server([run], 0) as server:
+    with make_server(lambda: [Run(run)], 0) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield run, f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
@@ -28,7 +29,7 @@ def go_on(run, step):
 
 def test_the_server_listens_to_this_machine_alone_and_serves_nothing_else(served):
     _, address = served
-    with make_server([], 0) as server:
+    with make_server(list, 0) as server:
         assert server.server_address[0] == "127.0.0.1"
     with pytest.raises(urllib.error.HTTPError, match="404"):
         urllib.request.urlopen(f"{address}/run.json")

@@ -23,7 +23,7 @@ _METRICS = ("reward", "prompt_tokens", "response_tokens", "dropped")
 
 
 def argument_parser(description: str | None) -> argparse.ArgumentParser:
-    """The flags that both methods share."""
+    """Return a parser of the flags that both methods share."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--data-dir", type=Path, required=True, help="folder of one question with train.parquet and test.parquet")
@@ -49,7 +49,7 @@ def argument_parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def run_config(args: argparse.Namespace, method: str, question: Question) -> dict[str, Any]:
-    """The header of the log: whatever a resumed run must have in common with the run it continues."""
+    """Return the header of the log: everything that a resumed run must have in common with the run it continues."""
     return {
         "method": method,
         **question.header(),
@@ -67,7 +67,7 @@ def make_engine(args: argparse.Namespace) -> Engine:
 
 
 def make_report(args: argparse.Namespace, name: str) -> Callable[[str, dict[str, Any] | None], None]:
-    """Prints each line, and hands an attempt's numbers to the trackers."""
+    """Return a callback that prints each line, and passes an attempt's numbers to the trackers."""
     if not args.logger:
         return lambda line, record: print(line, flush=True)
     from verl.utils.tracking import Tracking

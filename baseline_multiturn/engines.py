@@ -1,4 +1,4 @@
-"""Where responses come from: vLLM in this process, or a server that speaks OpenAI's protocol."""
+"""Sources of responses: vLLM in this process, or a server that speaks OpenAI's protocol."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from verl.sdpo.prompt import text_of
-from verl.sdpo.test_time.grading import SUCCESS, Question
+from verl.sdpo.test_time.grading import GRADING, Question
 from verl.sdpo.test_time.log import AttemptLog, result_fields
 
 Chat = list[dict[str, Any]]
@@ -38,20 +38,20 @@ class Engine(Protocol):
 
 @dataclass
 class Search:
-    """What both methods need."""
+    """State that both methods share."""
 
     question: Question
     engine: Engine
     grade: Callable[[str, bool], dict[str, Any]]
-    """From a response and whether it was cut to the result of `grading.grade`."""
+    """Function from a response, and whether it was cut, to the result of `grading.grade`."""
     log: AttemptLog
     max_context: int
     """Longest prompt, in tokens."""
     report: Callable[[str, dict[str, Any] | None], None] = lambda line, record: None
-    """Gets each line for the user, with the attempt that it is about."""
+    """Callback for each line to the user, with the attempt that it is about."""
 
     def attempt_seed(self, attempt: int) -> int:
-        """A sampling seed that depends on the run's seed and the attempt's number only, so that a resume repeats it."""
+        """Return a sampling seed that depends on the run's seed and the attempt's number only: a resume repeats it."""
         return zlib.crc32(f"{self.log.config['seed']}/{attempt}".encode())
 
     def make(self, chat: Chat, count: int, **fields: Any) -> None:
@@ -124,10 +124,15 @@ class Turn(NamedTuple):
 
 
 def _to_history(record: dict[str, Any]) -> list[Turn]:
-    """What later prompts show of an attempt: nothing if it passed the public tests, because all there is to say is
-    that hidden tests failed, which no prompt may tell; nothing if the environment said nothing."""
+    """Return the part of an attempt that later prompts show.
+
+    Nothing is shown of an attempt that passed the public tests, because only hidden tests failed, which no prompt may
+    reveal; and nothing of one without feedback.
+    """
     feedback = record["metrics"].get("feedback") or ""
-    return [Turn(record["response"], feedback)] if record["reward"] < SUCCESS and feedback.strip() else []
+    if GRADING.is_success(record["reward"]) or not feedback.strip():
+        return []
+    return [Turn(record["response"], feedback)]
 
 
 def _chat(question: Chat, turns: Sequence[Turn], template: str) -> Chat:

@@ -1,4 +1,4 @@
-"""What verl's asynchronous buffer hands over: whole groups, with every sibling that a teacher's row may show."""
+"""Batches of verl's asynchronous buffer: whole groups, with every sibling that a teacher's row may show."""
 
 from types import SimpleNamespace
 

@@ -258,7 +258,7 @@ def test_a_tokenizer_whose_texts_grow_again_does_not_hang():
     room=st.integers(0, 200),
 )
 def test_any_text_fits_any_possible_limit(demonstration, feedback, side, room):
-    """With one token per byte, cuts fall inside characters; none may show, and the frame stays whole."""
+    """Cuts fall inside characters with one token per byte; none may show, and the frame stays complete."""
     limit = length(QUESTION) + room
     owner = rollout(0.0, feedback)
     rollouts = [owner, rollout(1.0, response=demonstration)]

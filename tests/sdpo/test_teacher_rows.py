@@ -325,8 +325,8 @@ def test_only_the_template_opens_and_closes_turns(family):
     for only_feedback in (False, True):
         block = {"success_reward_threshold": 2.0} if only_feedback else {}
         prompts = {}
-        for name, marks in (("spelled", ()), ("broken up", markup)):
-            row_builder = replace(builder(tokenize_chat=tokenize_chat, **block), markup=marks)
+        for name, broken in (("spelled", ()), ("broken up", markup)):
+            row_builder = replace(builder(tokenize_chat=tokenize_chat, **block), markup=broken)
             rendered = [
                 replace(sample, prompt_ids=torch.tensor(tokenize_chat(sample.rollout.messages, None)))
                 for sample in samples
@@ -334,8 +334,8 @@ def test_only_the_template_opens_and_closes_turns(family):
             rows = row_builder.build(rendered, step=0)
             assert rows.weights[0] == 1
             prompts[name] = rows.input_ids[0].tolist()
-        marks = wrapped.convert_tokens_to_ids([opening, closing])
-        counts = {name: [ids.count(mark) for mark in marks] for name, ids in prompts.items()}
+        turn_ids = wrapped.convert_tokens_to_ids([opening, closing])
+        counts = {name: [ids.count(turn_id) for turn_id in turn_ids] for name, ids in prompts.items()}
         assert counts["broken up"] == [1, 1]
         assert counts["spelled"][0] > 1 and counts["spelled"][1] > 1
 

@@ -64,7 +64,7 @@ class Rollout:
 
 @dataclass(frozen=True)
 class Grading:
-    """How rewards are read. No other place says what a success is."""
+    """Reading of rewards: the only place that says what a success is."""
 
     success_reward_threshold: float = 1.0
     """A rollout whose summed reward reaches this is a success and may serve as a demonstration."""

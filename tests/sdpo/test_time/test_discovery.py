@@ -216,7 +216,7 @@ def test_logs_that_cannot_be_used_are_named_in_one_sentence(command, tmp_path):
 
 
 def test_axes_bands_and_the_papers_lines_are_drawn(monkeypatch):
-    """What is on the figure, from the figure itself."""
+    """Contents of the figure, from the figure itself."""
     figures = []
     monkeypatch.setattr("matplotlib.pyplot.close", figures.append)
     methods = {"sdpo": [run("q_2", 0, confirmed=3), run("q_2", 1)], "best_of_k": [pool("q_2", tried=120)]}

@@ -63,7 +63,7 @@ def test_runs_that_were_all_solved_are_known_at_every_k():
 
 
 def test_pass_at_k_is_the_share_of_the_subsets_with_a_success():
-    """Of the 3-subsets of 7 attempts, all but those of the 5 failures: 1 - 10/35."""
+    """All 3-subsets of 7 attempts but those of the 5 failures: 1 - 10/35."""
     assert pass_at_k(7, 2, [3]) == pytest.approx([25 / 35])
     for n, c in product(range(1, 8), range(4)):
         if c <= n:
@@ -73,7 +73,7 @@ def test_pass_at_k_is_the_share_of_the_subsets_with_a_success():
 
 
 def test_pass_at_k_of_a_pool_of_the_papers_size_is_exact():
-    """By the binomial coefficients themselves, as integers of hundreds of digits."""
+    """Compared with the binomial coefficients themselves, as integers of hundreds of digits."""
     ks = [1, 64, 1000, 2750, 2944]
     exact = [1 - comb(2944 - 29, k) / comb(2944, k) if k <= 2915 else 1.0 for k in ks]
     assert pass_at_k(2944, 29, ks) == pytest.approx(exact, rel=1e-10)

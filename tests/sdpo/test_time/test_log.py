@@ -51,18 +51,18 @@ def test_an_exhausted_log_is_no_solved_one(path):
 
 
 @pytest.mark.parametrize("cut", [1, 5, 40])
-def test_a_torn_last_line_is_set_aside_and_the_rest_kept(path, cut):
+def test_an_incomplete_last_line_is_set_aside_and_the_rest_kept(path, cut):
     written = filled(path)
     content = path.read_bytes()
     path.write_bytes(content[:-cut])
-    torn = content[:-cut].splitlines()[-1]
+    incomplete = content[:-cut].splitlines()[-1]
     log = AttemptLog(path, CONFIG)
     assert without_time(log.records) == without_time(written.records[:2])
     assert path.read_bytes() == b"".join(content.splitlines(keepends=True)[:3])
-    assert set_aside(path) == [torn]
+    assert set_aside(path) == [incomplete]
 
 
-def test_a_torn_header_is_set_aside_and_written_again(path):
+def test_an_incomplete_header_is_set_aside_and_written_again(path):
     filled(path, 0)
     path.write_bytes(path.read_bytes()[:-4])
     log = AttemptLog(path, CONFIG)

@@ -40,7 +40,7 @@ def composed(folder):
 
 @pytest.fixture
 def config(composed, tmp_path):
-    """For 4 rollouts a step and 10 attempts."""
+    """Configuration of 4 rollouts a step and 10 attempts."""
     config = OmegaConf.create(composed[0])
     config.actor_rollout_ref.rollout.n = 4
     config.test_time = {"budget": 10, "log": str(tmp_path / "sdpo.attempts.jsonl")}

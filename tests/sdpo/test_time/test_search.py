@@ -198,9 +198,9 @@ def test_a_pool_goes_on_after_a_confirmed_attempt(tmp_path):
     assert conclusion(search.log).startswith("q_7: 2 of 10 attempts confirmed on the hidden tests.")
 
 
-@pytest.mark.parametrize("torn", [0, 7], ids=["whole lines", "torn line"])
+@pytest.mark.parametrize("incomplete", [0, 7], ids=["complete lines", "incomplete line"])
 @pytest.mark.parametrize("method", [*METHODS, "pool"])
-def test_a_run_that_was_killed_at_any_line_repeats_the_one_that_was_not(tmp_path, method, torn):
+def test_a_run_that_was_killed_at_any_line_repeats_the_one_that_was_not(tmp_path, method, incomplete):
     attempts, header = (12, POOL) if method == "pool" else (10, {})
     search_with = METHODS.get(method, METHODS["best_of_k"])
     whole = new_search(tmp_path / "whole", answer, max_context=60, header=header)
@@ -210,7 +210,7 @@ def test_a_run_that_was_killed_at_any_line_repeats_the_one_that_was_not(tmp_path
     for killed_after in range(len(lines)):
         folder = tmp_path / f"killed{killed_after}"
         folder.mkdir()
-        rest = lines[killed_after][:torn]
+        rest = lines[killed_after][:incomplete]
         (folder / whole.log.path.name).write_bytes(b"".join(lines[:killed_after]) + rest)
         resumed = new_search(folder, answer, max_context=60, header=header)
         search_with(resumed)

@@ -109,8 +109,8 @@ def test_the_renamed_key_trains_with_the_recipe_of_the_quickstart(tmp_path):
     expected = recipe.actor_rollout_ref.actor.self_distillation
     for key in ("alpha", "distillation_topk", "reprompt_template", "solution_template", "feedback_template"):
         # An override is one line.
-        wanted = expected[key].replace("\n\n", " ") if isinstance(expected[key], str) else expected[key]
-        assert block[key] == wanted, key
+        value = expected[key].replace("\n\n", " ") if isinstance(expected[key], str) else expected[key]
+        assert block[key] == value, key
 
 
 def test_the_questions_of_the_cpu_have_one_answer_each(tmp_path):

@@ -20,7 +20,7 @@ import numpy as np
 
 from verl.sdpo.test_time import published
 from verl.sdpo.test_time.estimates import Band, Run, band, by_question, discovery, horizon, is_pool, pass_at_k
-from verl.sdpo.test_time.grading import SUCCESS
+from verl.sdpo.test_time.grading import GRADING
 from verl.sdpo.test_time.log import SUFFIX, read_log
 
 TABLE_K = (16, 64, 250, 1000, 2750)
@@ -33,7 +33,7 @@ Methods = Mapping[str, Sequence[Run]]
 
 
 def read_run(path: Path) -> Run | None:
-    """The run of a log; None while it has no attempt yet."""
+    """Return the run of a log, or None while it has no attempt yet."""
     config, records = read_log(path)
     if not records:
         return None
@@ -47,12 +47,12 @@ def read_run(path: Path) -> Run | None:
         pool=config.get("pool", False),
         tried=len(records),
         confirmed=tuple(record["attempt"] for record in records if record["confirmed"]),
-        public=tuple(record["attempt"] for record in records if record["reward"] >= SUCCESS),
+        public=tuple(record["attempt"] for record in records if GRADING.is_success(record["reward"])),
     )
 
 
 def find_runs(places: Sequence[Path]) -> tuple[dict[str, list[Run]], list[Path]]:
-    """The runs of each method, from log files and from all logs below folders, and the logs without an attempt.
+    """Return the runs of each method, from log files and all logs below folders, and the logs without an attempt.
 
     Raises:
         ValueError: there are none, two logs are of the same run, or not all are of the same model.
@@ -82,8 +82,10 @@ def find_runs(places: Sequence[Path]) -> tuple[dict[str, list[Run]], list[Path]]
 
 
 def question_sets(methods: Methods) -> dict[str, Methods]:
-    """The runs by the paper's sets of questions if all are on those questions (very hard ones count as hard, too), else
-    all runs under ""."""
+    """Return the runs by the paper's sets of questions if all are on those questions, else all runs under "".
+
+    Very hard questions count as hard, too.
+    """
     ids = {name: {f"q_{number}" for number in numbers} for name, numbers in published.QUESTIONS.items()}
     asked = {run.question for runs in methods.values() for run in runs}
     if not asked <= ids["hard"]:
@@ -95,22 +97,22 @@ def question_sets(methods: Methods) -> dict[str, Methods]:
         "hard": methods,
         "very-hard": {method: runs for method, runs in very_hard.items() if runs},
     }
-    return {name: of for name, of in sets.items() if of}
+    return {name: members for name, members in sets.items() if members}
 
 
 def table(sets: Mapping[str, Methods], how: Band, paper: bool = False) -> str:
-    """discovery@k of all methods, and the paper's numbers if asked for, in Markdown."""
+    """Return discovery@k of all methods, and the paper's numbers if asked for, as a Markdown table."""
     rows = [["", "questions", "runs", "unfinished", *(f"k={k}" for k in TABLE_K)]]
     rows.append(["---", *["---:"] * (len(rows[0]) - 1)])
     for name, methods in sets.items():
-        of, total = (f", {_title(name)}", f" of {len(published.QUESTIONS[name])}") if name else ("", "")
+        suffix, total = (f", {_title(name)}", f" of {len(published.QUESTIONS[name])}") if name else ("", "")
         for method, runs in methods.items():
             counts = [f"{len(by_question(runs))}{total}", str(len(runs)), str(sum(run.unfinished for run in runs))]
             low, high = band(runs, TABLE_K, how)
             cells = [_cell(*value) for value in zip(discovery(runs, TABLE_K), low, high, strict=True)]
-            rows.append([f"{label(method, runs)}{of}", *counts, *cells])
+            rows.append([f"{label(method, runs)}{suffix}", *counts, *cells])
             public = [_cell(value) for value in discovery(runs, TABLE_K, "public")]
-            rows.append([f"{LABELS[method]}{of}, public tests only", "", "", "", *public])
+            rows.append([f"{LABELS[method]}{suffix}, public tests only", "", "", "", *public])
     for name in _paper_sets(sets) if paper else ():
         for method in LABELS:
             values = [_cell(value) for value in paper_discovery(name, method, TABLE_K)]
@@ -133,7 +135,7 @@ def _title(name: str) -> str:
 
 
 def label(method: str, runs: Sequence[Run]) -> str:
-    """The method's name, and for best-of-k which of its two estimates it is."""
+    """Return the method's name, for best-of-k with which of its two estimates it is."""
     if method != "best_of_k":
         return LABELS[method]
     kinds = {is_pool(question) for question in by_question(runs)}
@@ -144,7 +146,7 @@ _ESTIMATES = {True: "pass@k", False: "first successes"}
 
 
 def paper_discovery(name: str, method: str, ks: Sequence[int]) -> np.ndarray:
-    """The paper's discovery@k on one of its sets, NaN where nothing is published."""
+    """Return the paper's discovery@k on one of its sets, NaN where nothing is published."""
     if method == "best_of_k":
         successes = [published.SUCCESSES[number] for number in published.QUESTIONS[name]]
         values = np.mean([pass_at_k(published.POOL, count, ks) for count in successes], axis=0)
@@ -167,7 +169,7 @@ PAPER_NOTE = (
 
 
 def notes(methods: Methods, empty: Sequence[Path], paper: bool = False) -> list[str]:
-    """What a reader of the table must know."""
+    """Return the remarks without which the table would mislead."""
     lines = [f"No attempt yet, left out: {', '.join(map(str, empty))}."] if empty else []
     for method, runs in methods.items():
         unsolved = [run for run in runs if run.unfinished and not run.pool]
@@ -189,7 +191,7 @@ def notes(methods: Methods, empty: Sequence[Path], paper: bool = False) -> list[
 
 
 def draw(sets: Mapping[str, Methods], how: Band, *, kind: str, paper: bool = False, log_axis: bool = False) -> bytes:
-    """discovery@k over k with its bands, one panel per set of questions, as an image of the kind png, pdf or svg."""
+    """Draw discovery@k over k with its bands, one panel per set of questions, as an image (png, pdf or svg)."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -221,7 +223,7 @@ def draw(sets: Mapping[str, Methods], how: Band, *, kind: str, paper: bool = Fal
 
 
 def _last(methods: Methods, paper: bool) -> int:
-    """Where a panel's axis ends: the largest budget. Pools are larger, and say no more about the other methods."""
+    """Return the end of a panel's axis: the largest budget. Pools are larger, and show no more of other methods."""
     searches = [run.budget for runs in methods.values() for run in runs if not run.pool]
     pools = [int(horizon(runs)) for runs in methods.values() if is_pool(runs)]
     return max([*(searches or pools), *([published.BUDGET] if paper else [])])

@@ -5,10 +5,10 @@ Every question weighs the same. Within a question the estimate is unbiased in on
 - pass@k (Chen et al. 2021, arXiv 2107.03374), 1 - C(N-c, k) / C(N, k), when all its runs are pools: logs of attempts
   that are independent of each other and whose number N does not depend on their outcome.
 - The share of runs whose first success came within k attempts, for all other runs. A run that stops at its first
-  success tells no more than when that was; c/N of such runs is no estimate of p, it is too high: E[1/T] > p.
+  success reveals no more than when that was; c/N of such runs overestimates p: E[1/T] > p.
 
-What a run says ends where it was stopped: an unsolved run is a failure up to its last attempt and unknown beyond, and a
-pool knows k up to its size. Beyond the first such end (`horizon`) a method has no estimate.
+A run has no information beyond its end: an unsolved run is a failure up to its last attempt and unknown beyond, and a
+pool has estimates for k up to its size. Beyond the first such end (`horizon`) a method has no estimate.
 """
 
 from collections import defaultdict
@@ -23,7 +23,7 @@ from verl.sdpo.runs.statistics import DRAWS, interval, resample
 
 @dataclass(frozen=True)
 class Run:
-    """One search, as its log tells it."""
+    """One search, read from its log."""
 
     path: Path
     method: str
@@ -32,7 +32,7 @@ class Run:
     model: str
     budget: int
     pool: bool
-    """Whether it went on after a success."""
+    """True if the search went on after a success."""
     tried: int
     confirmed: tuple[int, ...]
     """The attempts that passed the public and the hidden tests."""
@@ -49,7 +49,7 @@ class Band:
     """A percentile bootstrap over the runs (seeds) of each question."""
 
     level: float = 90
-    """Per cent of the draws that lie inside."""
+    """Share of the draws that lie inside, in per cent."""
     resample_questions: bool = False
     """Draw the questions as well. The paper's intervals fit fixed questions."""
 
@@ -74,7 +74,7 @@ def pass_at_k(attempts: int, successes: int, ks: Sequence[int]) -> np.ndarray:
 
 
 def horizon(runs: Sequence[Run], found: str = "confirmed") -> float:
-    """The largest k at which every question has an estimate; infinite if all runs were solved."""
+    """Return the largest k at which every question has an estimate; infinite if all runs were solved."""
     return min(_horizon(question, found) for question in by_question(runs))
 
 
@@ -85,18 +85,21 @@ def _horizon(question: Sequence[Run], found: str) -> float:
 
 
 def discovery(runs: Sequence[Run], ks: Sequence[int], found: str = "confirmed") -> np.ndarray:
-    """discovery@k for every k, NaN beyond the horizon: (K,).
+    """Return discovery@k for every k, NaN beyond the horizon: (K,).
 
     Args:
-        found: what counts as a success: `confirmed`, or `public`.
+        found: kind of success that counts: `confirmed`, or `public`.
     """
     means = [_rows(question, ks, found).mean(0) for question in by_question(runs)]
     return _known(np.mean(means, axis=0), runs, ks, found)
 
 
 def band(runs: Sequence[Run], ks: Sequence[int], how: Band, seed: int = 0) -> np.ndarray:
-    """Lower and upper end of the band for every k: (2, K). NaN beyond the horizon, and where there is nothing to draw
-    from because every question has one run, or is one pool."""
+    """Return the lower and upper end of the band for every k: (2, K).
+
+    They are NaN beyond the horizon, and where there is nothing to draw from because every question has one run, or is
+    one pool.
+    """
     questions, rng = [_rows(question, ks, "confirmed") for question in by_question(runs)], np.random.default_rng(seed)
     count = len(questions)
     if max(map(len, questions)) == 1 and (count == 1 or not how.resample_questions):
@@ -110,7 +113,7 @@ def band(runs: Sequence[Run], ks: Sequence[int], how: Band, seed: int = 0) -> np
 
 
 def _rows(question: Sequence[Run], ks: Sequence[int], found: str) -> np.ndarray:
-    """What each independent observation of a question says for every k: (R, K), R = runs, or 1 for a pool."""
+    """Return the estimates of each independent observation of a question: (R, K), R = runs, or 1 for a pool."""
     if is_pool(question):
         successes = sum(len(getattr(run, found)) for run in question)
         return pass_at_k(sum(run.tried for run in question), successes, ks)[None]

@@ -13,7 +13,10 @@ from typing import Any, cast
 
 import pyarrow.parquet as pq
 
-SUCCESS = 1.0
+from verl.sdpo.context import Grading
+
+# A success at test time passes every test.
+GRADING = Grading(success_reward_threshold=1.0)
 
 RewardFunction = Callable[..., dict[str, Any]]
 
@@ -30,7 +33,7 @@ class Question:
     extra_info: Mapping[str, Any]
 
     def header(self) -> dict[str, Any]:
-        """What the header of a log says about the question."""
+        """Return the question's part of a log's header."""
         tests = json.dumps([self.data_source, self.public, self.hidden])
         digest = hashlib.sha256(tests.encode()).hexdigest()[:16]
         return {"question_id": self.id, "prompt": self.messages, "tests": digest}
@@ -80,7 +83,7 @@ def grade(
     hidden: Any,
     extra_info: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Grade on the public tests, and on the hidden ones when it passes those.
+    """Grade a response on the public tests, and on the hidden ones if it passes those.
 
     Returns:
         The public result, from which alone reward and feedback come, and `hidden` (None when not tried; the hidden
@@ -88,15 +91,15 @@ def grade(
     """
     result = reward_function(data_source, response, public, dict(extra_info))
     confirmation = None
-    if result["score"] >= SUCCESS:
+    if GRADING.is_success(result["score"]):
         verdict = reward_function(data_source, response, hidden, dict(extra_info))
         confirmation = {key: value for key, value in verdict.items() if key not in ("feedback", "pred")}
-    confirmed = confirmation is not None and confirmation["score"] >= SUCCESS
+    confirmed = confirmation is not None and GRADING.is_success(confirmation["score"])
     return {**result, "hidden": confirmation, "confirmed": confirmed}
 
 
 def load_reward_function(path: str, options: Mapping[str, Any]) -> RewardFunction:
-    """`compute_score` of a module (`pkg://...`) or a file, with its options."""
+    """Return `compute_score` of a module (`pkg://...`) or a file, with its options bound."""
     return functools.partial(_load(path), **options)
 
 
@@ -108,7 +111,11 @@ def _load(path: str) -> RewardFunction:
 
 
 def grade_question(reward_function: RewardFunction, question: Question, response: str, truncated: bool):
-    """`grade` for a question; `truncated`: the response was cut by its length limit."""
+    """Grade a response to a question.
+
+    Args:
+        truncated: True if the response was cut by its length limit.
+    """
     return grade(
         reward_function,
         response,
@@ -135,7 +142,7 @@ def compute_score(
     options: Mapping[str, Any],
     **verl_kwargs: Any,
 ) -> dict[str, Any]:
-    """The reward function of test-time SDPO: `grade`, with the hidden tests of the one row in `hidden_file`."""
+    """Reward function of test-time SDPO: `grade` with the hidden tests of the one row in `hidden_file`."""
     return grade(
         load_reward_function(grader, options),
         solution_str,

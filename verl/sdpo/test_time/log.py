@@ -17,7 +17,7 @@ SET_ASIDE = ".set-aside"
 
 
 def read_log(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The configuration and the attempts of a log, whose last line may still be in the making.
+    """Return the configuration and the attempts of a log, whose last line may be incomplete.
 
     Raises:
         ValueError: the file is no log of attempts 1, 2, ...; names the line.
@@ -42,7 +42,7 @@ def read_log(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
 
 def result_fields(result: dict[str, Any]) -> dict[str, Any]:
-    """A result of `grading.grade` as fields of the log."""
+    """Return a result of `grading.grade` as fields of the log."""
     metrics = {key: value for key, value in result.items() if key not in ("score", "hidden", "confirmed")}
     return {
         "reward": result["score"],
@@ -53,7 +53,7 @@ def result_fields(result: dict[str, Any]) -> dict[str, Any]:
 
 
 class AttemptLog:
-    """Appends attempts, and goes on where an interrupted run stopped.
+    """Log of attempts that continues where an interrupted run stopped.
 
     A line that was cut off in the middle is moved to a file beside the log, whose name ends in `.set-aside`.
 
@@ -103,14 +103,14 @@ class AttemptLog:
             os.truncate(self.path, size)
 
     def append(self, **fields: Any) -> dict[str, Any]:
-        """Write the next attempt; it gets its number here."""
+        """Write the next attempt, with its number."""
         record = {"attempt": len(self.records) + 1, "timestamp": time.time(), **fields}
         self._write(record)
         self.records.append(record)
         return record
 
     def keep(self, count: int) -> int:
-        """Move all attempts after the first `count` beside the log, because they will be made again; says how many."""
+        """Move all attempts after the first `count` beside the log, as they will be made again, and return how many."""
         lines = self.path.read_bytes().splitlines(keepends=True)
         surplus = len(self.records) - count
         if surplus > 0:

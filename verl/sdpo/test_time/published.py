@@ -1,4 +1,4 @@
-"""What arXiv 2601.20802 publishes of test time (section 5, appendix D.3; v1 and v2 agree): Qwen3-8B, LiveCodeBench v6.
+"""Published results at test time (arXiv 2601.20802, section 5, appendix D.3, v1 = v2): Qwen3-8B, LiveCodeBench v6.
 
 python verl/sdpo/test_time/published.py SET      the question ids of a set; needs no installation
 """

@@ -1,4 +1,4 @@
-"""Test-time SDPO: what a training on one question adds to SDPO's trainer, namely a log of attempts and an end."""
+"""Test-time SDPO: the log of attempts and the end of a training on one question."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +17,7 @@ CONFIRMING = "pkg://verl.sdpo.test_time.grading"
 
 
 class QuestionSearch:
-    """The attempts of a training on one question. Over at the first confirmed attempt, or when the budget is used up.
+    """Search for a solution of one question, over at the first confirmed attempt or when the budget is used up.
 
     Args:
         config: the Hydra tree that `verl.trainer.main_ppo` composed, with a block `test_time`.
@@ -35,7 +35,7 @@ class QuestionSearch:
         return self.log.left == 0
 
     def resume(self, step: int) -> str | None:
-        """Go on from the checkpoint of `step`; returns what to tell the user.
+        """Continue from the checkpoint of `step`, and return a message to the user, if any.
 
         Attempts of later steps are made again by other weights, so they are moved out of the log.
 
@@ -55,11 +55,11 @@ class QuestionSearch:
         return note if moved else None
 
     def record(self, step: int, response: str, tokens: tuple[int, int], result: Mapping[str, Any]) -> None:
-        """Log one attempt, unless the search is over: what a batch holds beyond that is not counted.
+        """Log one attempt, unless the search is over: further attempts of a batch are not counted.
 
         Args:
-            tokens: of the prompt and of the response.
-            result: of `grading.grade`.
+            tokens: lengths of the prompt and the response.
+            result: returned by `grading.grade`.
         """
         if not self.over:
             self.log.append(
@@ -72,7 +72,7 @@ class QuestionSearch:
 
 
 def run_config(config: DictConfig, question: Question) -> dict[str, Any]:
-    """The header of the log: whatever a resumed run must have in common with the run it continues."""
+    """Return the header of the log: everything that a resumed run must have in common with the run it continues."""
     actor, rollout = config["actor_rollout_ref"]["actor"], config["actor_rollout_ref"]["rollout"]
     reward = config["reward"]["custom_reward_function"]["reward_kwargs"]
     block: Any = OmegaConf.to_container(actor["self_distillation"], resolve=True)

@@ -119,6 +119,47 @@ class TestScheduler:
         assert scheduler.run([_job("a")])[0][0].status is Status.OK
         scheduler.end()
 
+    @pytest.mark.parametrize(
+        ("outcome", "runs"),
+        [
+            (TestOutcome(Status.OK, result=10**5000, returned=True), 1),
+            (TestOutcome(Status.TEST_FAILED), 1),
+            (TestOutcome(Status.RUNTIME_ERROR, exception="KeyError"), 1),
+            (TestOutcome(Status.COMPILE_ERROR), 1),
+            (TestOutcome(Status.OUTPUT_LIMIT), 1),
+            (TestOutcome(Status.TIME_LIMIT, cpu_seconds=6.1), 1),
+            # A process that was stopped, swapped out, or waited for a disk.
+            (TestOutcome(Status.TIME_LIMIT, cpu_seconds=0.2), 2),
+            (TestOutcome(Status.RUNTIME_ERROR, exception="TimeoutException"), 2),
+            # The machine's memory was full.
+            (TestOutcome(Status.MEMORY_LIMIT), 2),
+            (TestOutcome(Status.KILLED, signal=9), 2),
+            (TestOutcome(Status.SANDBOX_ERROR), 2),
+        ],
+    )
+    def test_what_the_machine_did_is_not_remembered(self, outcome: TestOutcome, runs: int) -> None:
+        ran = []
+
+        def work(job: Job) -> list[TestOutcome]:
+            ran.append(job)
+            return [outcome]
+
+        scheduler = pool.Scheduler(work, workers=1, deadline=60)
+        assert [scheduler.run([_job("a")]) for _ in range(2)] == [[[outcome]]] * 2
+        scheduler.end()
+        assert len(ran) == runs
+
+    def test_every_caller_gets_outcomes_of_its_own(self) -> None:
+        def work(job: Job) -> list[TestOutcome]:
+            return [TestOutcome(Status.OK, result={"x": [1]})]
+
+        scheduler = pool.Scheduler(work, workers=1, deadline=60)
+        for outcomes in (*scheduler.run([_job("a"), _job("a")]), scheduler.run([_job("a")])[0]):
+            assert outcomes[0].result == {"x": [1]}
+            outcomes[0].result["x"].append(2)
+            outcomes[0] = TestOutcome(Status.KILLED)
+        scheduler.end()
+
     def test_what_has_not_started_at_the_deadline_is_no_fault_of_the_program(self) -> None:
         def work(job: Job) -> list[TestOutcome]:
             time.sleep(0.3)

@@ -67,7 +67,7 @@ class TestFilter:
                 assert run(program, number, (), arch) == ALLOW
 
     def test_every_named_call_is_judged(self, arch: str) -> None:
-        conditional = {"open", "openat", "fcntl", "ioctl", "socketpair", "seccomp", "prlimit64"}
+        conditional = {"open", "openat", "socketpair", "seccomp", "prlimit64", "madvise", "fcntl", "ioctl"}
         denied = (seccomp._SERVER_DENIED + seccomp._PROGRAM_DENIED).split()
         for call, numbers in NUMBERS.items():
             if numbers[ARCHES.index(arch)] is None:
@@ -99,8 +99,16 @@ class TestFilter:
 
     def test_limits_can_be_read_but_not_set(self, arch: str) -> None:
         assert both("prlimit64", 0, 7, 0, 0x7FFF0000, arch=arch) == ALLOW
-        assert both("prlimit64", 0, 7, 0x1000, 0, arch=arch) == errno.EPERM
-        assert both("prlimit64", 0, 7, 1 << 40, 0, arch=arch) == errno.EPERM
+        for pointer in (0x1000, 1 << 40):
+            assert both("prlimit64", 0, 7, pointer, 0, arch=arch) == errno.EPERM
+            assert both("prlimit64", 0, 3, pointer, 0x1000, arch=arch) == errno.EPERM
+            assert both("prlimit64", 0, 3, 0, pointer, arch=arch) == ALLOW
+        assert both("setrlimit", 7, 0x1000, arch=arch) == errno.EPERM
+
+    def test_the_stack_limit_seems_to_be_set(self, arch: str) -> None:
+        for pointer in (0x1000, 1 << 40):
+            assert both("prlimit64", 0, 3, pointer, 0, arch=arch) == 0
+            assert both("setrlimit", 3, pointer, arch=arch) == 0
 
     def test_socket_pairs_of_streams_only(self, arch: str) -> None:
         assert both("socketpair", 1, 1 | 0o2000000, arch=arch) == ALLOW
@@ -109,8 +117,30 @@ class TestFilter:
     def test_descriptors_get_no_owner(self, arch: str) -> None:
         assert both("fcntl", 0, 1, arch=arch) == ALLOW
         assert [both("fcntl", 0, command, arch=arch) for command in (8, 10, 15)] == [errno.EPERM] * 3
+        assert [both("fcntl", 0, command, arch=arch) for command in (0, 1, 2, 3, 4, 1030)] == [ALLOW] * 6
         assert both("ioctl", 0, 0x5401, arch=arch) == ALLOW
         assert both("ioctl", 0, 0x5412, arch=arch) == errno.EPERM
+
+    def test_files_are_neither_leased_locked_nor_watched(self, arch: str) -> None:
+        locks = (5, 6, 7, 36, 37, 38)
+        leases_and_notifications, seals_and_hints = (1024, 1025, 1026), (1031, 1033, 1036, 1038)
+        for command in (*locks, *leases_and_notifications, *seals_and_hints):
+            assert both("fcntl", 3, command, arch=arch) == errno.EPERM, command
+        assert both("flock", 3, 6, arch=arch) == errno.EPERM
+
+    def test_flags_of_files_stay(self, arch: str) -> None:
+        set_flags, set_attributes, enable_verity = 0x40086602, 0x401C5820, 0x40806685
+        for request in (set_flags, set_attributes, enable_verity):
+            assert both("ioctl", 3, request, arch=arch) == errno.EPERM
+
+    def test_the_page_cache_is_neither_asked_nor_emptied(self, arch: str) -> None:
+        for call in ("fadvise64", "readahead", "mincore"):
+            assert both(call, arch=arch) == errno.EPERM
+        assert both("preadv2", arch=arch) == both("pwritev2", arch=arch) == errno.ENOSYS
+        assert [both("madvise", 0, 1, advice, arch=arch) for advice in (4, 8, 14, 20, 21)] == [
+            *[ALLOW] * 3,
+            *[errno.EPERM] * 2,
+        ]
 
     def test_process_control_names_threads_only(self, arch: str) -> None:
         assert both("prctl", 15, arch=arch) == ALLOW

@@ -87,11 +87,21 @@ def value_official(returned: Any, expected: Any) -> bool:
     """Python's `==`, with an outermost tuple taken as a list. Numpy arrays count only if they have one element."""
     try:
         if isinstance(returned, Opaque) and returned.content is not None:
+            # Only then is an array built: one long text among many would be paid for with its length for each.
+            if not _is_single(returned.content):
+                return False
             equal = np.asarray(returned.content) == expected
             return np.size(equal) == 1 and bool(np.all(equal))
         return (list(returned) if isinstance(returned, tuple) else returned) == expected
     except (RecursionError, ValueError):  # nested too deeply; shapes that numpy cannot compare
         return False
+
+
+def _is_single(content: Any) -> bool:
+    """Return whether nested lists hold exactly one item."""
+    while isinstance(content, list | tuple) and len(content) == 1:
+        content = content[0]
+    return not isinstance(content, list | tuple)
 
 
 def value_paper(returned: Any, expected: Any) -> bool:

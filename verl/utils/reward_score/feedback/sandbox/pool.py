@@ -5,6 +5,7 @@ import atexit
 import hashlib
 import logging
 import os
+import pickle
 import threading
 import time
 from collections.abc import Callable
@@ -39,22 +40,26 @@ Outcomes = list[TestOutcome]
 
 
 class Scheduler:
-    """Runs jobs on `workers` threads, equal jobs once. What has not started at its deadline is a SANDBOX_ERROR."""
+    """Run jobs on `workers` threads, equal jobs once. A job that has not started at its deadline is a SANDBOX_ERROR.
+
+    Outcomes are kept as the pickle of our own decoded data: its length is their size, however large the values are, and
+    every caller gets a copy of its own.
+    """
 
     def __init__(self, work: Callable[[Job], Outcomes], *, workers: int, deadline: float):
         self._work, self._deadline = work, deadline
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="sandbox")
         self._lock = threading.Lock()
         # By digest: a job holds all of its tests, which are larger than what comes of them.
-        self._running: dict[bytes, Future[Outcomes]] = {}
-        self._finished: LRUCache[bytes, Outcomes] = LRUCache(_CACHED_BYTES, getsizeof=_bytes_of)
+        self._running: dict[bytes, Future[bytes]] = {}
+        self._finished: LRUCache[bytes, bytes] = LRUCache(_CACHED_BYTES, getsizeof=len)
 
-    def submit(self, job: Job) -> "Future[Outcomes]":
+    def submit(self, job: Job) -> "Future[bytes]":
         # Once, before the run: what judges it may take notes.
         key = hashlib.sha256(repr(job).encode(errors="surrogatepass")).digest()
         with self._lock:
             if (finished := self._finished.get(key)) is not None:
-                future: Future[Outcomes] = Future()
+                future: Future[bytes] = Future()
                 future.set_result(finished)
                 return future
             if key not in self._running:
@@ -62,37 +67,43 @@ class Scheduler:
             return self._running[key]
 
     def run(self, jobs: list[Job]) -> list[Outcomes]:
-        return [future.result() for future in [self.submit(job) for job in jobs]]
+        return [pickle.loads(future.result()) for future in [self.submit(job) for job in jobs]]
 
     async def run_async(self, jobs: list[Job]) -> list[Outcomes]:
         # Shielded: another caller may be waiting for the same run.
         futures = [asyncio.shield(asyncio.wrap_future(self.submit(job))) for job in jobs]
-        return list(await asyncio.gather(*futures))
+        return [pickle.loads(outcomes) for outcomes in await asyncio.gather(*futures)]
 
     def end(self) -> None:
         self._threads.shutdown(cancel_futures=True)
 
-    def _run(self, key: bytes, job: Job, deadline: float) -> Outcomes:
-        outcomes: Outcomes = []
+    def _run(self, key: bytes, job: Job, deadline: float) -> bytes:
+        outcomes, packed = [], b""
         try:
             if time.monotonic() > deadline:
                 message = f"not started within sandbox.batch_deadline={self._deadline:g} s"
-                return [TestOutcome(Status.SANDBOX_ERROR, message=message)] * len(job.tests)
+                return pickle.dumps([TestOutcome(Status.SANDBOX_ERROR, message=message)] * len(job.tests))
             outcomes = self._work(job)
-            return outcomes
+            packed = pickle.dumps(outcomes)
+            return packed
         finally:
             with self._lock:
                 del self._running[key]
-                if outcomes and not any(outcome.status is Status.SANDBOX_ERROR for outcome in outcomes):
-                    self._remember(key, outcomes)
-
-    def _remember(self, key: bytes, outcomes: Outcomes) -> None:
-        if _bytes_of(outcomes) < _CACHED_BYTES // 64:
-            self._finished[key] = outcomes
+                if packed and len(packed) < _CACHED_BYTES // 64 and all(_is_the_programs(o, job) for o in outcomes):
+                    self._finished[key] = packed
 
 
-def _bytes_of(outcomes: Outcomes) -> int:
-    return sum(1000 + len(repr(item)) for item in outcomes)
+_REPEATABLE = (
+    Status.OK, Status.TEST_FAILED, Status.RUNTIME_ERROR, Status.COMPILE_ERROR, Status.OUTPUT_LIMIT, Status.NOT_RUN,
+)  # fmt: skip
+
+
+def _is_the_programs(outcome: TestOutcome, job: Job) -> bool:
+    """Return whether the program did this, and not the machine: a full memory, a stopped process, a slow disk."""
+    if outcome.status is Status.TIME_LIMIT:
+        return outcome.cpu_seconds > job.time_limit
+    # A wall-clock limit of `lcb-official` that the program itself was told of.
+    return outcome.status in _REPEATABLE and outcome.exception != "TimeoutException"
 
 
 class Pool:

@@ -4,7 +4,7 @@ import json
 import math
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -16,6 +16,9 @@ from verl.utils.reward_score.feedback.sandbox.jail import values
 
 _STDERR_BYTES = 64 << 10
 _MAX_RECORD = 256 * MIB
+_MAX_ELEMENTS = 100_000
+_MAX_MESSAGE = 2000
+_MAX_LINE = 1 << 31
 # The factor of the DMOJ judge, plus what a start can cost on a busy machine.
 _WALL_FACTOR, _WALL_EXTRA = 3, 2
 _OFFICIAL_EXTRA_PER_TEST, _OFFICIAL_EXTRA = 1, 5
@@ -68,9 +71,9 @@ def _run_test(job: Job, test: TestInput, server: ForkServer) -> list[TestOutcome
             files += [create(json.dumps({"context": job.context, "test": test.text})), create("")]
         ended = server.run(_request(job, limit), files, _WALL_FACTOR * job.time_limit + _WALL_EXTRA)
         outcome = _base(ended, files)
-        record = _record(files[4])
+        record = _record(files[4], [test])
         if job.kind == "assert":
-            return [_judge_assertion(job, ended, outcome, record, _record(files[6]), limit)]
+            return [_judge_assertion(job, ended, outcome, record, _record(files[6], [test]), limit)]
         return [_judge(job, ended, ended.exits[0], outcome, record, limit)]
 
 
@@ -84,7 +87,7 @@ def _run_official(job: Job, server: ForkServer) -> list[TestOutcome]:
         whole = replace(job, time_limit=seconds)
         ended = server.run(_request(whole, limit) | {"alarm": alarm}, files, seconds)
         outcome = _base(ended, files)
-        record = _record(files[4])
+        record = _record(files[4], job.tests)
         verdict = _judge(whole, ended, ended.exits[0], outcome, record, limit)
     tests = record.get("tests")
     if verdict.status is not Status.OK or not isinstance(tests, list) or len(tests) > count:
@@ -150,7 +153,7 @@ def with_result(outcome: TestOutcome, record: dict[str, Any]) -> TestOutcome:
     if "value" not in record:
         message = f"exited with status {outcome.exit_code} before returning a value"
         return replace(outcome, status=Status.RUNTIME_ERROR, message=message)
-    return replace(outcome, result=_value(record["value"]), returned=True)
+    return replace(outcome, result=decoded(record["value"]), returned=True)
 
 
 def _judge_assertion(
@@ -165,14 +168,14 @@ def _judge_assertion(
         return judged
     if os.WIFSIGNALED(driver.status):
         return replace(judged, status=Status.TIME_LIMIT)
-    shown: dict[str, Any] = {"last_call": str(verdict.get("call", ""))}
+    shown: dict[str, Any] = {"last_call": _string(verdict.get("call"), _MAX_MESSAGE)}
     if "value" in verdict:
-        shown |= {"result": _value(verdict["value"]), "returned": True}
+        shown |= {"result": decoded(verdict["value"]), "returned": True}
     if verdict.get("passed") is True:
         return replace(outcome, **shown)
     if "failed" in verdict:
         failure = exception_fields(verdict["failed"]) | {"frames": ()}
-        failure["message"] = failure.get("message") or str(verdict["failed"].get("line", ""))
+        failure["message"] = failure.get("message") or _string(verdict["failed"].get("line"), _MAX_MESSAGE)
         return replace(outcome, status=Status.TEST_FAILED, **failure, **shown)
     if "raised" in verdict:
         failed = replace(outcome, status=Status.RUNTIME_ERROR, **exception_fields(verdict["raised"]), **shown)
@@ -191,44 +194,58 @@ def _judge_official(job: Job, outcome: TestOutcome, item: Any) -> TestOutcome:
         return replace(outcome, status=status, **exception_fields(item))
     if job.fn_name:
         return with_result(outcome, item)
-    return replace(outcome, stdout=str(item.get("stdout", "")))
+    return replace(outcome, stdout=_string(item.get("stdout"), _MAX_RECORD))
 
 
-def exception_fields(record: dict[str, Any]) -> dict[str, Any]:
-    """The fields of an outcome that describe an exception; none if the program left no sensible record."""
-    if not isinstance(record.get("exception"), str):
+def exception_fields(record: Any) -> dict[str, Any]:
+    """Return the fields of an outcome that describe an exception; none if the program left no sensible record."""
+    if not isinstance(record, dict) or not isinstance(record.get("exception"), str):
         return {}
     frames = record.get("frames")
     return {
         "exception": record["exception"][:200],
-        "message": str(record.get("message", ""))[:2000],
+        "message": _string(record.get("message"), _MAX_MESSAGE),
         "frames": tuple(_frame_list(frames if isinstance(frames, list) else [])),
     }
 
 
 def _frame_list(frames: list[Any]) -> Iterator[Frame]:
     for item in frames[:20]:
-        if isinstance(item, list) and len(item) == 2 and isinstance(item[0], int):
-            yield Frame(item[0], str(item[1])[:200])
+        if isinstance(item, list) and len(item) == 2 and type(item[0]) is int and 0 <= item[0] <= _MAX_LINE:
+            yield Frame(item[0], _string(item[1], 200))
 
 
-def _value(data: Any) -> Any:
+def _string(value: Any, limit: int) -> str:
+    """Return a text of a record, cut; "" for anything else, which may be costly or impossible to write as text."""
+    return value[:limit] if isinstance(value, str) else ""
+
+
+def decoded(data: Any) -> Any:
+    """Return the value that a program claims to have returned, or an Opaque if it cannot be had at a bounded cost."""
     try:
-        return values.decode(data, _opaque)
-    except (ValueError, TypeError, KeyError, IndexError, RecursionError):
+        return values.decode(data, _opaque, collisions=values.Collisions())
+    except Exception:  # MemoryError and RecursionError included: any fault of a value is the program's
         return Opaque("unreadable value")
 
 
 def _opaque(tag: str, content: Any) -> Opaque:
     name, array = content
-    return Opaque(str(name)[:200], None if array is None else values.decode(array, _opaque))
+    if tag != "other" or not isinstance(name, str):
+        raise ValueError("not an encoded value")
+    return Opaque(name[:200], None if array is None else values.decode(array, _opaque, collisions=values.Collisions()))
 
 
-def _record(descriptor: int) -> dict[str, Any]:
-    """What the harness, or a program in its place, wrote. Anything but a JSON object counts as nothing."""
+def _record(descriptor: int, tests: Sequence[TestInput]) -> dict[str, Any]:
+    """Return what the harness, or a program in its place, wrote. Anything but a JSON object counts as nothing."""
+    data = _bytes(descriptor, _MAX_RECORD)
+    # An empty list takes 2 bytes of JSON, 64 of memory and some microseconds. A right answer has no more elements than
+    # bytes. Commas within texts count too, which is near enough.
+    most = _MAX_ELEMENTS + sum(max(0, test.output_limit - MIB) for test in tests)
+    if sum(map(data.count, (b",", b"[", b"{"))) > most:
+        return {"value": values.named("value of too many elements")}
     try:
-        record = json.loads(_bytes(descriptor, _MAX_RECORD))
-    except (ValueError, RecursionError):
+        record = json.loads(data)
+    except (ValueError, RecursionError, MemoryError):
         return {}
     return record if isinstance(record, dict) else {}
 

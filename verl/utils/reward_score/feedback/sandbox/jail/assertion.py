@@ -11,7 +11,10 @@ import itertools
 import json
 import socket
 import struct
+import types
 from collections.abc import Iterator, Set
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any, ClassVar, NoReturn
 
 from . import harness, values
@@ -30,8 +33,11 @@ class ProgramGone(BaseException):
     """The program's process ended; not an Exception, so that no `except Exception` of a test takes it for a pass."""
 
 
-class Untransportable(BaseException):
-    """The test passes the program something that is not plain data: the test's fault, not the program's."""
+class TestFault(BaseException):
+    """The test is broken, whatever the program does: it does not compile, or passes what is not plain data.
+
+    Not an Exception, so that neither `except Exception` of a test hides it nor a program can raise it.
+    """
 
 
 def serve_program(source: str, channel: socket.socket) -> NoReturn:
@@ -94,8 +100,8 @@ def run_test(context: str, test: str, fn_name: "str | None", channel: socket.soc
             raise ProgramGone
         namespace = harness.new_module("assertions")
         namespace.update({name: importlib.import_module(name) for name in _MODULES.split()})
-        exec(compile(context, "context.py", "exec", dont_inherit=True), namespace)
-        code = compile(test, "test.py", "exec", dont_inherit=True)
+        exec(_compile(context, "context.py"), namespace)
+        code = _compile(test, "test.py")
         # Once the program's function is known, no other of the LiveCodeBench names is the program's to answer.
         trusted = set(dir(builtins)) - {fn_name} if fn_name else _PYTHON_NAMES
         for name in unbound_names(test, trusted | namespace.keys()) | ({fn_name} if fn_name else set()):
@@ -109,17 +115,22 @@ def run_test(context: str, test: str, fn_name: "str | None", channel: socket.soc
         run()
     except ProgramGone:
         verdict = {"gone": True}
-    except Untransportable as error:
+    except TestFault as error:
         verdict = {"fault": str(error)}
     except SolutionError as error:
-        # Before SyntaxError, which a program may raise: faults of tests are not for programs to claim.
         verdict = {"raised": error.details}
-    except SyntaxError as error:
-        verdict = {"fault": f"the test's source does not compile: {error}"}
     except BaseException as error:
         verdict = {"failed": harness.describe(error) | {"line": _failing_line(error, test)}}
     harness.record(verdict | client.shown())
     harness.finish(0)
+
+
+def _compile(source: str, name: str) -> types.CodeType:
+    # Here and not around the test's run, where `eval` of what a program returned raises SyntaxError as well.
+    try:
+        return compile(source, name, "exec", dont_inherit=True)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise TestFault(f"the test's source does not compile: {error}") from None
 
 
 def unbound_names(test: str, known: Set[str]) -> set[str]:
@@ -225,7 +236,7 @@ class _Client:
             raise _rebuild(reply["raised"])
         try:
             return values.decode(reply["value"], self._special)
-        except (KeyError, ValueError, TypeError) as error:
+        except Exception as error:
             raise _rebuild({"exception": "TypeError", "message": f"unreadable result: {error}"}) from None
 
     def _special(self, tag: str, content: Any) -> Any:
@@ -244,7 +255,10 @@ def _array(content: list[Any]) -> Any:
 def _reference(value: Any) -> dict[str, Any]:
     if isinstance(value, Remote):
         return value._wire()
-    raise Untransportable(f"the test passes the program a {type(value).__name__}, which is not plain data")
+    if isinstance(value, Fraction | Decimal) or type(value).__module__ == "numpy":
+        # What a program returned, or the test made of it, may be of any size.
+        raise ValueError(f"the test passes the program a {type(value).__name__} too large to be sent")
+    raise TestFault(f"the test passes the program a {type(value).__name__}, which is not plain data")
 
 
 def _rebuild(details: dict[str, Any]) -> Exception:
@@ -275,7 +289,10 @@ def _failing_line(error: BaseException, test: str) -> str:
 
 
 def _show(value: Any) -> str:
-    return repr(value)[:_MAX_SHOWN]
+    try:
+        return repr(value)[:_MAX_SHOWN]
+    except (ValueError, RecursionError):  # an integer of too many digits, which a program may have returned
+        return f"<{type(value).__name__}>"
 
 
 def _send(channel: socket.socket, data: Any) -> None:

@@ -55,12 +55,20 @@ def prepare() -> None:
 
 
 def open_standard_streams() -> None:
+    """Open sys.stdin, stdout and stderr as the interpreter does, with the names and modes that fast readers ask for."""
     # surrogatepass: printing a lone surrogate is a wrong answer, not an exception.
-    stdin = io.FileIO(0, "r", closefd=False)
-    stdout, stderr = (io.BufferedWriter(io.FileIO(number, "w", closefd=False)) for number in (1, 2))
-    sys.stdin = sys.__stdin__ = io.TextIOWrapper(io.BufferedReader(stdin), "utf-8", "surrogatepass")  # type: ignore[misc]
-    sys.stdout = sys.__stdout__ = io.TextIOWrapper(stdout, "utf-8", "surrogatepass")  # type: ignore[misc]
-    sys.stderr = sys.__stderr__ = io.TextIOWrapper(stderr, "utf-8", "backslashreplace", line_buffering=True)  # type: ignore[misc]
+    sys.stdin = sys.__stdin__ = _stream(0, "<stdin>", "r", errors="surrogatepass")  # type: ignore[misc]
+    sys.stdout = sys.__stdout__ = _stream(1, "<stdout>", "w", errors="surrogatepass")  # type: ignore[misc]
+    sys.stderr = sys.__stderr__ = _stream(2, "<stderr>", "w", errors="backslashreplace", line_buffering=True)  # type: ignore[misc]
+
+
+def _stream(descriptor: int, name: str, mode: str, **options: Any) -> io.TextIOWrapper:
+    raw: Any = io.FileIO(descriptor, mode, closefd=False)
+    raw.name = name
+    buffer = io.BufferedReader(raw) if mode == "r" else io.BufferedWriter(raw)
+    stream: Any = io.TextIOWrapper(buffer, "utf-8", **options)
+    stream.mode = mode
+    return stream
 
 
 def run_script(source: str) -> NoReturn:
@@ -97,7 +105,7 @@ def encode_result(value: Any) -> Any:
     try:
         return values.encode(value)
     except values.TooDeep:
-        return {"t": "other", "v": [f"{values.type_name(value)} nested too deeply", None]}
+        return values.named(f"{values.type_name(value)} nested too deeply")
 
 
 def compile_program(source: str) -> types.CodeType:

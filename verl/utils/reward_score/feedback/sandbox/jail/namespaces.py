@@ -64,10 +64,11 @@ def _show(path: str) -> None:
 
 
 def _show_standard_streams() -> None:
-    """/dev/stdin and its like; they need a /proc, which machines that mask theirs do not give."""
+    """/dev/stdin, /dev/fd and their like; they need a /proc, which machines that mask theirs do not give."""
     os.mkdir(_STAGING + "/proc")
     with contextlib.suppress(OSError):
         _mount("proc", _STAGING + "/proc", "proc", 0)
+    os.symlink("/proc/self/fd", f"{_STAGING}/dev/fd")
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         os.symlink(f"/proc/self/fd/{number}", f"{_STAGING}/dev/{name}")
 

@@ -5,6 +5,7 @@ not plain data becomes the tag `other` (or what the caller's `fallback` makes of
 """
 
 import sys
+from collections import Counter
 from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
@@ -51,12 +52,22 @@ def encode(value: Any, fallback: "Fallback | None" = None, depth: int = 0) -> An
         return {"t": "fraction", "v": [value.numerator, value.denominator]}
     if type(value) is Decimal and not value.is_snan():
         return {"t": "decimal", "v": str(value)}
-    return _encode_numpy(value, fallback, depth) or (fallback(value) if fallback else other(value))
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and isinstance(value, numpy.generic) and not isinstance(item := value.item(), numpy.generic):
+        return encode(item, fallback, depth + 1)
+    if numpy is not None and isinstance(value, numpy.ndarray) and value.size <= _MAX_ARRAY:
+        return {"t": "other", "v": ["numpy.ndarray", encode(value.tolist(), None, depth + 1)]}
+    return fallback(value) if fallback else other(value)
 
 
 def other(value: Any) -> dict[str, Any]:
     """The record of something that is not plain data."""
-    return {"t": "other", "v": [type_name(value), None]}
+    return named(type_name(value))
+
+
+def named(name: str) -> dict[str, Any]:
+    """The record of something of which only a name is known."""
+    return {"t": "other", "v": [name, None]}
 
 
 def type_name(value: Any) -> str:
@@ -66,15 +77,44 @@ def type_name(value: Any) -> str:
     return name if module in ("builtins", "__main__", "solution") else f"{str(module)[:100]}.{name}"
 
 
-def decode(data: Any, special: Callable[[str, Any], Any], depth: int = 0) -> Any:
-    """The value that `encode` saw. `special(tag, content)` builds what is not plain data.
+class Collisions:
+    """Bounds the equal hashes among the keys of one decoded value.
 
-    Raises ValueError or TypeError for anything that `encode` cannot have written.
+    A hash table compares every pair of keys whose hashes are equal, and integers of equal hash are easily had: 30,000
+    of them cost the process that builds a set of them 16 s. Raises ValueError when more than MAX_PAIRS were met.
+    """
+
+    MAX_PAIRS = 1000
+
+    def __init__(self) -> None:
+        self._left = self.MAX_PAIRS
+
+    def add(self, keys: list[Any]) -> None:
+        """Count the pairs of equal hashes among the keys of one set or dict."""
+        # Text is hashed with a secret of the process.
+        counts = Counter(hash(key) for key in keys if type(key) is not str)
+        self._left -= sum(count * (count - 1) // 2 for count in counts.values())
+        if self._left < 0:
+            raise ValueError(f"more than {self.MAX_PAIRS} pairs of keys have equal hashes")
+
+
+def decode(
+    data: Any, special: Callable[[str, Any], Any], depth: int = 0, *, collisions: "Collisions | None" = None
+) -> Any:
+    """Return the value that `encode` saw. `special(tag, content)` builds what is not plain data.
+
+    Takes no more memory than a small multiple of `data`. `collisions` also bounds the time that sets and dicts take; a
+    process that has a time limit of its own needs no such bound.
+
+    Raises ValueError, TypeError or ArithmeticError for anything that `encode` cannot have written.
     """
     if depth > MAX_DEPTH:
         raise TooDeep(f"the data is nested deeper than {MAX_DEPTH} levels")
     if isinstance(data, list):
-        return [decode(item, special, depth + 1) for item in data]
+        return [
+            decode(item, special, depth + 1, collisions=collisions) if isinstance(item, list | dict) else item
+            for item in data
+        ]
     if not isinstance(data, dict):
         return data
     if data.keys() != {"t", "v"}:
@@ -84,18 +124,40 @@ def decode(data: Any, special: Callable[[str, Any], Any], depth: int = 0) -> Any
         return int(content, 16)
     if tag == "bytes":
         return bytes.fromhex(content)
-    if tag == "complex":
-        return complex(*content)
-    if tag == "dict":
-        return {decode(k, special, depth + 1): decode(v, special, depth + 1) for k, v in content}
-    if tag in ("tuple", "set", "frozenset"):
-        kind = {"tuple": tuple, "set": set, "frozenset": frozenset}[tag]
-        return kind([decode(item, special, depth + 1) for item in content])
-    if tag == "fraction":
-        return _fraction(*content)
     if tag == "decimal":
         return _decimal(content)
-    return special(tag, content)
+    if tag not in _LISTED:
+        return special(tag, content)
+    # A text would give one element for each of its characters.
+    if not isinstance(content, list):
+        raise ValueError(f"the content of {tag} is not a list")
+    if tag == "complex":
+        return _complex(*content)
+    if tag == "fraction":
+        return _fraction(*content)
+    if tag == "dict":
+        content = [item for pair in content for item in _two(*pair)]
+    items = decode(content, special, depth, collisions=collisions)
+    if tag == "tuple":
+        return tuple(items)
+    if collisions is not None:
+        collisions.add(items[::2] if tag == "dict" else items)
+    if tag == "dict":
+        return dict(zip(items[::2], items[1::2], strict=True))
+    return set(items) if tag == "set" else frozenset(items)
+
+
+_LISTED = ("complex", "fraction", "dict", "tuple", "set", "frozenset")
+
+
+def _two(key: Any, value: Any) -> tuple[Any, Any]:
+    return key, value
+
+
+def _complex(real: Any, imaginary: Any) -> complex:
+    if type(real) is not float or type(imaginary) is not float:
+        raise ValueError("not an encoded complex number")
+    return complex(real, imaginary)
 
 
 def _fraction(above: Any, below: Any) -> Fraction:
@@ -132,15 +194,3 @@ def _plain_base(kind: type) -> "type | None":
 
 def _encode_int(value: int) -> Any:
     return value if value.bit_length() < _BIG_INT_BITS else {"t": "int", "v": hex(value)}
-
-
-def _encode_numpy(value: Any, fallback: "Fallback | None", depth: int) -> Any:
-    numpy = sys.modules.get("numpy")
-    if numpy is None:
-        return None
-    if isinstance(value, numpy.generic):
-        item = value.item()
-        return None if isinstance(item, numpy.generic) else encode(item, fallback, depth + 1)
-    if isinstance(value, numpy.ndarray) and value.size <= _MAX_ARRAY:
-        return {"t": "other", "v": ["numpy.ndarray", encode(value.tolist(), None, depth + 1)]}
-    return None

@@ -1,7 +1,9 @@
 """Fork servers for the tests: one per level, and the folder that programs must not touch."""
 
 import os
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -47,6 +49,24 @@ def victim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     os.chmod(tmp_path / "secret", 0o644)
     monkeypatch.setenv("HF_TOKEN", "EXPECTED-MARKER")
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def port() -> Iterator[int]:
+    """The port of an HTTP server that programs must not reach."""
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_port
+        server.shutdown()
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, int, float, bytes]]:

@@ -1,14 +1,16 @@
 """Programs that try to cheat, escape, starve or confuse the sandbox, and honest ones that must not suffer for it.
 
-`{victim}` in a program becomes a folder of the grader's that holds `secret`; `{pid}` the grader's process id. An
-attack prints "escaped" where it succeeds.
+`{victim}` in a program becomes a folder of the grader's that holds `secret`; `{pid}` the grader's process id; `{port}`
+the port of an HTTP server of the grader's. An attack prints "escaped" where it succeeds.
 """
 # ruff: noqa: E501
 
+import platform
 from dataclasses import dataclass, field
 from typing import Any
 
 from verl.utils.reward_score.feedback.sandbox import Level
+from verl.utils.reward_score.feedback.sandbox.jail.syscalls import NUMBERS
 
 MIB = 1 << 20
 
@@ -50,6 +52,9 @@ def _attack(number: int, name: str, *actions: str, needs: Level, setup: str = ""
 def _tle(number: int, name: str, program: str, **more: Any) -> Row:
     return Row(number, name, program, "TIME_LIMIT", options={"time_limit": 0.3}, **more)
 
+
+# The numbers of system calls on the machine that runs the tests; 0 where no attack uses them anyway.
+_CALL = {name: numbers[platform.machine() == "aarch64"] or 0 for name, numbers in NUMBERS.items()}
 
 _CTYPES = """
 import ctypes
@@ -108,6 +113,8 @@ def files(mode):
             except OSError:
                 pass
 """
+
+_FOLDER = "import fcntl\nfolder = os.open(os.path.dirname(os.__file__), os.O_RDONLY)\n"
 
 VERDICT = [
     Row(1, "exit-without-output", "import sys\nsys.exit(0)", "WA"),
@@ -192,7 +199,7 @@ ESCAPES = [
     _attack(17, "multiprocessing", "p.start()", needs=Level.L1, unsafe=True,
             setup="import multiprocessing\np = multiprocessing.get_context('fork').Process(target=print)"),
     _attack(18, "kill-server", "os.kill(os.getppid(), 9)", "os.kill(-1, 9)", "os.killpg(os.getpgid(os.getppid()), 9)",
-            "os.kill({pid}, 9)", "call(62, {pid}, 9)", needs=Level.L1, setup=_CTYPES, unsafe=True),
+            "os.kill({pid}, 9)", f"call({_CALL['kill']}, {{pid}}, 9)", needs=Level.L1, setup=_CTYPES, unsafe=True),
     _attack(18, "signal-0", "os.kill({pid}, 0)", needs=Level.L1),
     _attack(18, "pidfd", "signal.pidfd_send_signal(os.pidfd_open({pid}), 0)", needs=Level.L1, setup="import signal"),
     _attack(18, "own-signal-by-fcntl", "fcntl.fcntl(0, 8, {pid})", "fcntl.fcntl(0, 10, 9)", needs=Level.L1,
@@ -200,7 +207,9 @@ ESCAPES = [
     _attack(19, "daemonise", "os.fork() and os._exit(0)", needs=Level.L1, unsafe=True),
     _attack(21, "socket", "socket.socket()", "socket.socket(socket.AF_UNIX)", "socket.socket(socket.AF_NETLINK, 3)",
             needs=Level.L1, setup="import socket"),
-    _attack(21, "urllib", "urllib.request.urlopen('http://127.0.0.1:9/')", needs=Level.L0, setup="import urllib.request"),
+    _attack(21, "urllib", "urllib.request.urlopen('http://127.0.0.1:{port}/')", needs=Level.L1,
+            setup="import urllib.request"),
+    _attack(21, "connect", "socket.create_connection(('127.0.0.1', {port}))", needs=Level.L1, setup="import socket"),
     _attack(21, "datagram-pair", "socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)", needs=Level.L1,
             setup="import socket"),
     _attack(22, "write-victim", "open('{victim}/new', 'w')", "open('{victim}/secret', 'r+')", "os.mkdir('{victim}/d')",
@@ -224,19 +233,56 @@ ESCAPES = [
             setup=_CTYPES),
     _attack(25, "mount", "checked(libc.mount(b'none', b'/', None, 0x44000, None))", needs=Level.L1, setup=_CTYPES,
             unsafe=True),
-    _attack(25, "io-uring-bpf-userfaultfd", "call(425, 1, bytes(120))", "call(321, 0, bytes(128), 128)",
-            "call(323, 0)", needs=Level.L1, setup=_CTYPES, unsafe=True),
+    _attack(25, "io-uring-bpf-userfaultfd", f"call({_CALL['io_uring_setup']}, 1, bytes(120))",
+            f"call({_CALL['bpf']}, 0, bytes(128), 128)", f"call({_CALL['userfaultfd']}, 0)", needs=Level.L1, setup=_CTYPES, unsafe=True),
     _attack(26, "memfd", "os.memfd_create('x')", needs=Level.L1),
-    _attack(26, "sysv-shm", "call(29, 0, 4096, 0o1600)", needs=Level.L1, setup=_CTYPES, unsafe=True),
+    _attack(26, "sysv-shm", f"call({_CALL['shmget']}, 0, 4096, 0o1600)", needs=Level.L1, setup=_CTYPES, unsafe=True),
+    _attack(57, "lease", "fcntl.fcntl(library, 1024, 0)", "fcntl.fcntl(library, 1025)", needs=Level.L1,
+            setup="import fcntl\nlibrary = os.open(os.__file__, os.O_RDONLY)"),
+    _attack(57, "notify", "fcntl.fcntl(folder, 1026, 1)", needs=Level.L1, setup=_FOLDER),
+    _attack(57, "locks", "fcntl.flock(folder, fcntl.LOCK_SH)", "fcntl.lockf(1, fcntl.LOCK_EX | fcntl.LOCK_NB)",
+            "fcntl.fcntl(1, 37, struct.pack('hhqqixxxx', 1, 0, 0, 0, 0))", "fcntl.fcntl(1, 36, struct.pack('hhqqixxxx', "
+            "1, 0, 0, 0, 0))", needs=Level.L1, setup=_FOLDER + "import struct\n"),
+    _attack(57, "pipe-memory", "fcntl.fcntl(pipe, 1031, 8192)", needs=Level.L1,
+            setup="import fcntl\npipe = os.pipe()[1]"),
+    _attack(57, "flags-of-a-file", "fcntl.ioctl(folder, 0x80086601, bytes(8))", needs=Level.L1, setup=_FOLDER,
+            unsafe=True),
+    _attack(57, "page-cache", "os.posix_fadvise(library, 0, 0, os.POSIX_FADV_DONTNEED)",
+            "os.preadv(library, [bytearray(1)], 0, os.RWF_NOWAIT)", "checked(libc.mincore(0x1000, 0, 0))",
+            "checked(libc.readahead(library, ctypes.c_long(0), 1))", needs=Level.L1,
+            setup=_CTYPES + "library = os.open(os.__file__, os.O_RDONLY)"),
+    _attack(57, "membarrier", f"call({_CALL['membarrier']}, 0, 0)", needs=Level.L1, setup=_CTYPES),
+    _attack(57, "timers", "[checked(libc.timer_create(1, None, ctypes.byref(ctypes.c_void_p()))) for _ in range(100)]",
+            needs=Level.L0, setup=_CTYPES),
     _attack(45, "other-descriptors", *(f"os.fstat({number})" for number in range(4, 64)), needs=Level.L0),
     _attack(45, "processes", "os.listdir('/proc')", needs=Level.L2),
     _attack(45, "pdeathsig", "checked(libc.prctl(1, 0, 0, 0, 0))", needs=Level.L1, setup=_CTYPES),
 ]  # fmt: skip
 
+_SMALL_THREADS = (
+    "import threading, time\nthreading.stack_size(32768)\nfor n in range(3000):\n"
+    " threading.Thread(target=time.sleep, args=(9,), daemon=True).start()\nprint('escaped', flush=True)\n"
+)
+_CROWD = """
+import hashlib, threading, time
+def work(data=bytes(1 << 20)):
+    while time.process_time() < 0.6:
+        hashlib.sha256(data)
+for _ in range(200):
+    threading.Thread(target=work, daemon=True).start()
+time.sleep(100)
+"""
 _SMALL = {"memory_limit": 256 * MIB}
 LIMITS = [
     Row(20, "thread-bomb", "import threading, time\nwhile True:\n threading.Thread(target=time.sleep, args=(9,), "
         "daemon=True).start()", "RUNTIME_ERROR MEMORY_LIMIT TIME_LIMIT KILLED", options={"memory_limit": 512 * MIB}),
+    Row(20, "small-threads", _SMALL_THREADS, "RUNTIME_ERROR", says="too many threads"),
+    Row(20, "small-threads-in-function", f"{_SMALL_THREADS}\ndef f(x): return 1", "RUNTIME_ERROR", 1, "[1]", "functional",
+        says="too many threads"),
+    Row(20, "small-threads-in-assert", f"def f(x):\n exec({_SMALL_THREADS!r})\n return 1", "RUNTIME_ERROR", None,
+        "assert f(1) == 1", "assert", says="too many threads"),
+    # Their waiting for each other adds up to more than a starved machine is granted.
+    Row(20, "threads-that-wait-for-a-core", _CROWD, "TIME_LIMIT", options={"time_limit": 1}),
     Row(26, "list-bomb", "x = [0] * 10**10", "MEMORY_LIMIT"),
     Row(26, "bytearray-bomb", "x = []\nwhile True: x.append(bytearray(10**6))", "MEMORY_LIMIT", options=_SMALL),
     Row(26, "mmap-bomb", "import mmap\nx = mmap.mmap(-1, 1 << 40)", "MEMORY_LIMIT RUNTIME_ERROR", options=_SMALL),

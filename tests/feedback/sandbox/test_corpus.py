@@ -1,8 +1,10 @@
 """Every program of the corpus at every level that this machine can force."""
 
+import json
 import math
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,8 @@ import pytest
 from tests.feedback.sandbox import corpus
 from tests.feedback.sandbox.conftest import Lease, children_of, snapshot
 from tests.feedback.sandbox.corpus import Row
+from verl.utils.reward_score.feedback import sandbox
+from verl.utils.reward_score.feedback.programs import Judge
 from verl.utils.reward_score.feedback.sandbox import Job, Level, Status, TestInput, TestOutcome
 from verl.utils.reward_score.feedback.sandbox.fork_server import STARVED_SECONDS
 from verl.utils.reward_score.feedback.sandbox.runner import run_job
@@ -17,8 +21,9 @@ from verl.utils.reward_score.feedback.sandbox.runner import run_job
 _AFTER = Job("print(int(input()) * 2)", "stdin", (TestInput("21"),))
 
 
-def _job(row: Row, victim: Path) -> Job:
+def _job(row: Row, victim: Path, port: int) -> Job:
     program = row.program.replace("{victim}", str(victim)).replace("{pid}", str(os.getpid()))
+    program = program.replace("{port}", str(port))
     program = program.replace("{{", "{").replace("}}", "}") if row in corpus.ESCAPES else program
     fn_name = None if row.kind == "stdin" else "f"
     return Job(program, row.kind, (TestInput(row.stdin),), fn_name=fn_name, **row.options)  # type: ignore[arg-type]
@@ -34,12 +39,12 @@ def _verdict(row: Row, outcome: TestOutcome) -> str:
 
 
 @pytest.mark.parametrize("row", corpus.ROWS, ids=str)
-def test_program(row: Row, level: Level, lease: Lease, victim: Path) -> None:
+def test_program(row: Row, level: Level, lease: Lease, victim: Path, port: int) -> None:
     if level < row.needs and row.unsafe:
         # Listed in corpus.OPEN or, at L0, by its `needs`; running it would harm this machine.
         assert row in corpus.ESCAPES
         return
-    before, server, discarded, job = snapshot(victim), lease.current.pid, lease.discarded, _job(row, victim)
+    before, server, discarded, job = snapshot(victim), lease.current.pid, lease.discarded, _job(row, victim, port)
     start = time.monotonic()
     outcome = run_job(job, lease)[0]
     seconds = time.monotonic() - start
@@ -56,6 +61,18 @@ def test_program(row: Row, level: Level, lease: Lease, victim: Path) -> None:
     assert lease.current.pid == server and lease.discarded == discarded
     assert children_of(lease.current.pid) == []
     assert run_job(_AFTER, lease)[0].stdout == "42\n"
+
+
+@pytest.mark.parametrize("row", corpus.ROWS, ids=str)
+def test_program_through_the_pool(row: Row, victim: Path, port: int) -> None:
+    """By the entry that graders use, with what it remembers, and judged as they judge."""
+    job = _job(row, victim, port)
+    expected = json.dumps(row.answer, default=repr) if job.kind == "functional" and row.number != 43 else "1"
+    judge = Judge(job.kind, "script", (expected if job.kind != "stdin" else str(row.answer),))
+    outcomes = [sandbox.run([replace(job, stop_when=judge)])[0][0] for _ in range(2)]
+    for outcome in outcomes:
+        assert _verdict(row, outcome) in row.expect.split(), outcome
+        judge.verdict(0, outcome)  # raises GraderFault for a fault of the sandbox
 
 
 @pytest.mark.parametrize("open_level", list(corpus.OPEN))

@@ -111,6 +111,29 @@ def test_a_test_that_cannot_run_is_a_sandbox_error(fresh: Lease) -> None:
         assert outcome.status is Status.SANDBOX_ERROR and "the test" in outcome.message
 
 
+def test_a_pid_that_became_another_process_is_not_signalled(fresh: Lease) -> None:
+    with subprocess.Popen(["sleep", "60"]) as bystander:
+        server = fork_server.ForkServer(Layers())
+        server.pid = bystander.pid
+        server.end()
+        assert bystander.poll() is None
+        bystander.kill()
+
+
+def test_waiting_for_a_core_is_that_of_the_thread_that_waited_longest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for process, waits in ((1, (4, 5, 6)), (2, (1,))):
+        for number, seconds in enumerate(waits):
+            (tmp_path / f"{process}-{number}").write_text(f"0 {seconds * 10**9} 0\n")
+
+    def paths(pattern: str) -> list[str]:
+        return [str(path) for path in tmp_path.glob(f"{pattern.split('/')[2]}-*")]
+
+    monkeypatch.setattr(fork_server.glob, "glob", paths)
+    assert fork_server._waited_for_core([1, 2]) == 7
+
+
 def test_a_server_that_cannot_start_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fork_server, "_interpreter", lambda: [sys.executable, "-c", "raise SystemExit('no luck')"])
     with pytest.raises(ServerFault, match="no luck"):

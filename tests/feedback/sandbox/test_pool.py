@@ -3,7 +3,9 @@
 import asyncio
 import gc
 import os
+import shutil
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -209,6 +211,49 @@ class TestSlots:
             process.kill()
         with slots.take():
             pass
+
+    def test_a_folder_that_was_cleaned_up_is_made_again(self, monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+        slots = Slots(2)
+        shutil.rmtree(tmp_path / f"sdpo-sandbox-{os.geteuid()}")
+        with slots.take():
+            (folder,) = tmp_path.iterdir()
+            assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+            assert [stat.S_IMODE(slot.stat().st_mode) for slot in folder.iterdir()] == [0o600]
+
+    @pytest.mark.parametrize("kind", ["link", "file", "open to all", "open to the group"])
+    def test_a_folder_that_is_not_ours_alone_is_refused(
+        self, kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path
+    ) -> None:
+        folder = tmp_path / f"sdpo-sandbox-{os.geteuid()}"
+        if kind == "link":
+            (tmp_path / "elsewhere").mkdir(mode=0o700)
+            folder.symlink_to(tmp_path / "elsewhere")
+        elif kind == "file":
+            folder.touch()
+        else:
+            folder.mkdir()
+            folder.chmod(0o777 if kind == "open to all" else 0o770)
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+        with pytest.raises(PermissionError, match=f"{folder} .*TMPDIR"):
+            Slots(1)
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to make another user's folder")
+    def test_a_folder_of_another_user_is_refused(self, monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+        folder = tmp_path / f"sdpo-sandbox-{os.geteuid()}"
+        folder.mkdir(mode=0o700)
+        os.chown(folder, 65534, 65534)
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+        with pytest.raises(PermissionError, match="belongs to user 65534"):
+            Slots(1)
+
+    def test_a_slot_that_is_a_link_is_not_followed(self, monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+        slots = Slots(1)
+        (tmp_path / f"sdpo-sandbox-{os.geteuid()}" / "slot-0").symlink_to(tmp_path / "victim")
+        with pytest.raises(OSError, match="symbolic links"):
+            slots._try()
+        assert not (tmp_path / "victim").exists()
 
 
 class TestRefusal:

@@ -79,11 +79,15 @@ class Exit:
 
 @dataclass
 class Ended:
-    """A run that the server saw to its end; exits are the program's, or driver's and program's."""
+    """A run that the server saw to its end.
+
+    exits: the program's, or the driver's and the program's. crowded: it was ended for its number of threads.
+    """
 
     exits: list[Exit]
     seconds: float
     out_of_time: bool
+    crowded: bool = False
 
 
 class ForkServer:
@@ -114,11 +118,14 @@ class ForkServer:
         self.runs = 0
 
     def _start(self) -> None:
-        self.pid = 0
+        self.pid, self._pidfd = 0, -1
         message, self.pid = self._receive(time.monotonic() + _START_SECONDS)
         if not message:
             complaint = os.pread(self._complaints, 2000, 0).decode(errors="replace").strip()
             raise ServerFault(f"the fork server did not start: {complaint or 'no message'}")
+        # Whoever started the server inside its namespaces reaps it, and then its number may become another process's.
+        with contextlib.suppress(ProcessLookupError):
+            self._pidfd = os.pidfd_open(self.pid)
         self.report: dict[str, str] = json.loads(message)
 
     def run(self, request: dict[str, Any], descriptors: list[int], wall: float) -> Ended:
@@ -169,13 +176,15 @@ class ForkServer:
         return message, struct.unpack("=iii", ancillary[0][2])[0]
 
     def end(self) -> None:
-        """Kills the server, with it its children, and waits for the process."""
+        """Kill the server, with it its children, and wait for the process."""
         self._socket.close()
-        if self.pid and self._process.poll() is None:
+        if self._pidfd >= 0:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGKILL)
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            os.close(self._pidfd)
+            self._pidfd = -1
         try:
-            # Whoever started the server inside its namespaces reaps it and follows.
+            # Whoever started the server inside its namespaces follows it.
             self._process.wait(_END_SECONDS if self.pid else 0)
         except subprocess.TimeoutExpired:
             self._process.kill()
@@ -187,20 +196,26 @@ def _ended(message: bytes, seconds: float, out_of_time: bool) -> Ended:
     reply = json.loads(message)
     if "fault" in reply:
         raise ServerFault(reply["fault"])
-    return Ended([Exit(**item) for item in reply["exits"]], seconds, out_of_time)
+    return Ended([Exit(**item) for item in reply["exits"]], seconds, out_of_time, reply["crowded"])
 
 
 def _waited_for_core(pids: list[int]) -> float:
-    """Seconds that the threads of these processes were ready to run and did not (linux/Documentation/scheduler/
-    sched-stats.rst)."""
-    total = 0
-    for pid in pids:
-        for path in glob.glob(f"/proc/{pid}/task/*/schedstat"):
-            try:
-                total += int(Path(path).read_text().split()[1])
-            except OSError:
-                continue
-    return total / 1e9
+    """Return for how many seconds these processes were ready to run and did not.
+
+    Of each process only the thread that waited longest counts: what its threads wait for each other is its own doing.
+    See linux/Documentation/scheduler/sched-stats.rst.
+    """
+    return (
+        sum(max((_waited(path) for path in glob.glob(f"/proc/{pid}/task/*/schedstat")), default=0) for pid in pids)
+        / 1e9
+    )
+
+
+def _waited(path: str) -> int:
+    try:
+        return int(Path(path).read_text().split()[1])
+    except OSError:
+        return 0
 
 
 def _interpreter() -> list[str]:

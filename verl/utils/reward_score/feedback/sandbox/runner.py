@@ -131,6 +131,8 @@ def _judge(
     number = os.WTERMSIG(process.status) if os.WIFSIGNALED(process.status) else None
     code = os.waitstatus_to_exitcode(process.status) if number is None else None
     outcome = replace(outcome, signal=number, exit_code=code, **exception_fields(record))
+    if ended.crowded:
+        return replace(outcome, status=Status.RUNTIME_ERROR, exception="RuntimeError", message="too many threads")
     if ended.out_of_time or number == signal.SIGXCPU or outcome.cpu_seconds > job.time_limit:
         return replace(outcome, status=Status.TIME_LIMIT)
     if number == signal.SIGXFSZ or _size(outcome) >= limit:
@@ -164,7 +166,7 @@ def _judge_assertion(
     if "fault" in verdict:
         raise ServerFault(f"the test cannot be run: {verdict['fault']}")
     judged = _judge(job, ended, program, outcome, record, limit)
-    if judged.status in (Status.TIME_LIMIT, Status.OUTPUT_LIMIT, Status.COMPILE_ERROR):
+    if ended.crowded or judged.status in (Status.TIME_LIMIT, Status.OUTPUT_LIMIT, Status.COMPILE_ERROR):
         return judged
     if os.WIFSIGNALED(driver.status):
         return replace(judged, status=Status.TIME_LIMIT)
@@ -242,7 +244,7 @@ def _record(descriptor: int, tests: Sequence[TestInput]) -> dict[str, Any]:
     # bytes. Commas within texts count too, which is near enough.
     most = _MAX_ELEMENTS + sum(max(0, test.output_limit - MIB) for test in tests)
     if sum(map(data.count, (b",", b"[", b"{"))) > most:
-        return {"value": values.named("value of too many elements")}
+        return {"value": values.named("value of too many elements")} if data.startswith(b'{"value"') else {}
     try:
         record = json.loads(data)
     except (ValueError, RecursionError, MemoryError):

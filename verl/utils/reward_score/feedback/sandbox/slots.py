@@ -1,8 +1,10 @@
-"""Limits how many programs run at once on this node, over all processes that share the sandbox."""
+"""A limit on how many programs run at once on this node, over all processes that share the sandbox."""
 
+import contextlib
 import fcntl
 import os
 import random
+import stat
 import tempfile
 import threading
 import time
@@ -16,14 +18,14 @@ class Slots:
     """`count` locks in a folder of the user's. The kernel frees a dead process's locks, so none is ever lost."""
 
     def __init__(self, count: int):
-        self._folder = _folder()
         self._count = count
+        os.close(_folder())
         # One thread of a process looks for a slot at a time: the others would only compete with it.
         self._looking = threading.Lock()
 
     @contextmanager
     def take(self) -> Iterator[None]:
-        """Waits for a slot and holds it."""
+        """Wait for a slot and hold it."""
         with self._looking:
             descriptor = self._wait()
         try:
@@ -39,20 +41,42 @@ class Slots:
         return descriptor
 
     def _try(self) -> "int | None":
-        for number in random.sample(range(self._count), self._count):
-            descriptor = os.open(f"{self._folder}/slot-{number}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return descriptor
-            except BlockingIOError:
-                os.close(descriptor)
-        return None
+        # Each time, for a long run outlives what cleans up old temporary files.
+        folder = _folder()
+        try:
+            for number in random.sample(range(self._count), self._count):
+                flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+                descriptor = os.open(f"slot-{number}", flags, 0o600, dir_fd=folder)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    return descriptor
+                except BlockingIOError:
+                    os.close(descriptor)
+            return None
+        finally:
+            os.close(folder)
 
 
-def _folder() -> str:
-    folder = os.path.join(tempfile.gettempdir(), f"sdpo-sandbox-{os.geteuid()}")
-    os.makedirs(folder, mode=0o700, exist_ok=True)
-    owner = os.lstat(folder).st_uid
-    if owner != os.geteuid():
-        raise PermissionError(f"{folder} belongs to user {owner}; remove it, or set TMPDIR to a folder of your own.")
+def _folder() -> int:
+    """Open the folder of this user's slots, made if needed.
+
+    Raises PermissionError unless it is a folder of ours that nobody else can enter: its name is known to everybody.
+    """
+    path = os.path.join(tempfile.gettempdir(), f"sdpo-sandbox-{os.geteuid()}")
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(path, mode=0o700)
+    try:
+        folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        raise PermissionError(f"{path} is no folder ({error.strerror}); {_ADVICE}") from None
+    status = os.fstat(folder)
+    if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o077:
+        os.close(folder)
+        raise PermissionError(
+            f"{path} belongs to user {status.st_uid} and has mode {stat.S_IMODE(status.st_mode):o}, expected user "
+            f"{os.geteuid()} and 700; {_ADVICE}"
+        )
     return folder
+
+
+_ADVICE = "remove it, or set TMPDIR to a folder of your own."

@@ -39,6 +39,10 @@ _MAX_HEADER = 1 << 16
 # No descriptor of the server is above it.
 _HIGHEST = 256
 _FLUSH_SECONDS = 0.2
+# As many as fit into the default address space with the default stack. The kernel has no such limit for one process:
+# RLIMIT_NPROC counts all processes of the user, and none of root's.
+_MAX_THREADS = 256
+_WATCH_SECONDS = 0.02
 _PR_SET_NO_NEW_PRIVS, _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 38, 1, 4
 _DEV_NULL = os.open(os.devnull, os.O_RDWR)
 
@@ -170,20 +174,27 @@ def _run(control: socket.socket, request: dict[str, Any], descriptors: list[int]
         finally:
             ours.close()
             theirs.close()
-    return {"exits": _supervise(control, pids)}
+    return _supervise(control, pids)
 
 
-def _supervise(control: socket.socket, pids: list[int]) -> list[dict[str, Any]]:
-    """Waits for the first child; the others then get a moment to flush. A message or the socket's end kills all."""
+def _supervise(control: socket.socket, pids: list[int]) -> dict[str, Any]:
+    """Wait for the first child and return how all ended; the others get a moment to flush.
+
+    A message, the socket's end, and more threads than a program may have kill all children.
+    """
     exits: dict[int, dict[str, Any]] = {}
+    crowded = False
     alive = {os.pidfd_open(pid): pid for pid in pids}
     poll = select.poll()
     for descriptor in (control.fileno(), *alive):
         poll.register(descriptor, select.POLLIN)
     deadline = None
     while alive:
-        ready = poll.poll(None if deadline is None else max(0, deadline - time.monotonic()) * 1000)
-        if not ready:
+        ready = poll.poll(_WATCH_SECONDS * 1000)
+        if not crowded and any(_threads(pid) > _MAX_THREADS for pid in alive.values()):
+            crowded = True
+            _kill(alive)
+        if not ready and deadline is not None and time.monotonic() > deadline:
             _kill(alive)
             deadline = None
         for descriptor, _ in ready:
@@ -199,7 +210,15 @@ def _supervise(control: socket.socket, pids: list[int]) -> list[dict[str, Any]]:
                 exits[pid] = {"status": status, "cpu": usage.ru_utime + usage.ru_stime, "rss": usage.ru_maxrss * 1024}
                 if pid == pids[0]:
                     deadline = time.monotonic() + _FLUSH_SECONDS
-    return [exits[pid] for pid in pids]
+    return {"exits": [exits[pid] for pid in pids], "crowded": crowded}
+
+
+def _threads(pid: int) -> int:
+    """Count a process's threads: the folders in its folder `task`. Landlock lets files be looked at, if not read."""
+    try:
+        return os.stat(f"/proc/{pid}/task").st_nlink - 2
+    except OSError:
+        return 0
 
 
 def _kill(alive: dict[int, int]) -> None:
@@ -259,6 +278,9 @@ class _Child:
             (resource.RLIMIT_AS, request["memory"], request["memory"]),
             (resource.RLIMIT_FSIZE, request["file_size"], request["file_size"]),
             (resource.RLIMIT_NOFILE, _OPEN_FILES, _OPEN_FILES),
+            # Both are counted for all processes of the user: timers and queued signals, locked memory.
+            (resource.RLIMIT_SIGPENDING, _OPEN_FILES, _OPEN_FILES),
+            (resource.RLIMIT_MEMLOCK, 0, 0),
         ):
             resource.setrlimit(kind, (soft, hard))
 

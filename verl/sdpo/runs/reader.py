@@ -24,6 +24,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from verl.sdpo.context import Grading
 from verl.sdpo.runs import dump_schema as dump
 from verl.sdpo.runs.identity import trains
 
@@ -174,11 +175,11 @@ def read_samples(file: Path, success: float) -> list[dict[str, Any]]:
     """
     if file.suffix == ".parquet":
         return dump.read(file)
-    samples = []
+    samples, grading = [], Grading(success_reward_threshold=success)
     for entry in _json_lines(file):
         uid, _, session = entry["uid"].rpartition("_")[0].rpartition("_")
         sample = {"step": entry["step"], "uid": uid, "attempt": int(session), "question": entry["input"]}
-        solved = {"score": entry["score"], "solved": entry["score"] >= success, "tokens": [entry["output"]]}
+        solved = {"score": entry["score"], "solved": grading.is_success(entry["score"]), "tokens": [entry["output"]]}
         samples.append({**sample, **solved, "response": entry["output"], "has_target": None, "graded": True})
     return samples
 

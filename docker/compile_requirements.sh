@@ -42,7 +42,7 @@ $(cat "$work/full")
 EOF
 
 publish requirements.txt <<EOF
-# The core: verl, this package's dependencies and theirs, beside a torch and an inference engine that are there already.
+# The core: verl, this package and their dependencies, beside a torch and an inference engine that are there already.
 #   pip install --no-deps -r requirements.txt
 # $compiled x86_64-manylinux_2_28 pyproject.toml --extra report --constraint requirements-full.txt
 # less the packages of docker/provided-by-container.txt.

@@ -41,10 +41,20 @@ class Term(NamedTuple):
     where: tuple[str, ...] = PRODUCT
 
 
+# Elsewhere these are ordinary words: the doctor's GPUs are wanted, a sandbox has its ends of a socket and the program's.
+COMPUTATION = (
+    *(
+        f"verl/sdpo/{name}.py"
+        for name in ("micro_step", "objective", "comparison", "head", "teacher", "prefix", "model")
+    ),
+    *(f"verl/sdpo/{package}" for package in ("engine", "memory", "probe", "trainer", "loss.py", "routing.py")),
+    "benchmarks",
+)
+WITHOUT_GRADERS = ("verl/sdpo", "verl/trainer", *PRODUCT[1:])
 TERMS = (
-    Term(r"\b(\w+_)?wanted(_[A-Z]+)?\b", "loss mask, distill mask", ("verl/sdpo",)),
+    Term(r"\b(\w+_)?wanted(_[A-Z]+)?\b", "loss mask, distill mask", COMPUTATION),
     Term(r"\bdistilled_BT\b|\bmarks\b", "distill mask", ("verl/sdpo",)),
-    Term(r"\bours\b|\btheirs\b", "student_stats, teacher_stats; name what is meant"),
+    Term(r"(?<!of )\b(ours|theirs)\b", "student_stats, teacher_stats; name what is meant", WITHOUT_GRADERS),
     Term(r"[Ww]hat (the|a|its) teacher (says|said)\b", "teacher statistics"),
     Term(
         r"\w*Outcomes\b|\b(\w+_)?outcomes\b",
@@ -60,7 +70,8 @@ TERMS = (
     ),
     Term(r"\bordinary memory\b|\brests\b|\bweights rest\b|\brest (in|on)\b", "offloaded to host memory, is kept in"),
     Term(r"\btorn\b|\btear (?!down)|\btears?\b(?! down)", "incomplete (checkpoint), cut off"),
-    Term(r"\bwhole checkpoint|\bcheckpoints?\b.{0,40}\bwhole\b|\b(is|are|for) whole\b", "complete (checkpoint)"),
+    Term(r"\bwhole checkpoint|\bcheckpoints?\b.{0,40}\bwhole\b", "complete (checkpoint)"),
+    Term(r"\b(is|are|for) whole\b", "complete (checkpoint)", ("verl/sdpo/runs", "verl/sdpo/trainer")),
     Term(r"\b[Ss]eal(s|ed|ing)?\b|\bSEAL\b", "manifest, commit", ("verl/sdpo", "docs", "experiments", *PAGES)),
     Term(r"\b[Hh]and-?overs?\b|\b[Hh]and(s|ed|ing)? over\b", "weight sync; pass"),
     Term(r"\b[Mm]end(s|ed|ing)?\b", "fix"),

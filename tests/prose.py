@@ -41,7 +41,7 @@ class Term(NamedTuple):
     where: tuple[str, ...] = PRODUCT
 
 
-# Elsewhere these are ordinary words: the doctor's GPUs are wanted, a sandbox has its ends of a socket and the program's.
+# Elsewhere these are ordinary words: a doctor's GPUs are wanted, a sandbox has its ends of a socket and the program's.
 COMPUTATION = (
     *(
         f"verl/sdpo/{name}.py"

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from tests.sdpo.rollouts import QUESTION, attempts, build, demonstrations, rollout
-from verl.sdpo.context import Demonstration, FailedAttempts, OwnAttempt, Rollout
+from verl.sdpo.context import Demonstration, FailedAttempts, Grading, Groups, OwnAttempt, Rollout
 from verl.sdpo.prompt import TeacherPrompt
 
 # Which sections, and the rendered text
@@ -166,6 +166,17 @@ def test_ungraded_rows_are_neither_shown_nor_distilled():
     prompts = build(rollouts)
     assert [prompt.demonstration for prompt in prompts] == [None, None, "real", None]
     assert [prompt.has_context for prompt in prompts] == [False, False, True, False]
+
+
+def test_groups_hold_what_was_graded_in_the_order_of_attempts():
+    """Two questions; a third one's only attempt is padding. Half of a point is a success here."""
+    broken = replace(rollout(1.0, uid="a"), reward={"grader_error": True})
+    first, second, third = (rollout(score, uid="a") for score in (0.5, 0.25, 1.0))
+    rollouts = [third, broken, rollout(uid="b"), first, second, rollout(1.0, uid="pad", is_padding=True)]
+    groups = Groups(rollouts, Grading(success_reward_threshold=0.5), step=7)
+    assert list(groups["a"].rollouts) == [first, second, third]
+    assert (groups["a"].successes, groups["a"].failures) == ([first, third], [second])
+    assert {uid: group.success_rate for uid, group in groups.items()} == {"a": 2 / 3, "b": 0}
 
 
 # Several attempts in one prompt

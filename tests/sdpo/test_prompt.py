@@ -209,7 +209,7 @@ def test_the_longer_of_both_is_cut_and_the_other_follows_when_needed():
     assert fitted.has_context
 
 
-def test_a_prompt_that_loses_everything_has_no_target_and_reads_like_the_students():
+def test_a_prompt_that_loses_everything_has_no_context_and_reads_like_the_students():
     owner = rollout()
     prompt = build([owner, rollout(1.0, response=DEMONSTRATION)])[0]
     fitted, token_ids = fit(prompt, owner, max_reprompt_len=FRAME_LENGTH)

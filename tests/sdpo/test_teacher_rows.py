@@ -58,7 +58,7 @@ def texts(rows):
 
 
 def test_every_row_gets_the_prompt_of_its_own_teacher_before_its_own_response():
-    """Prompt lengths by hand: 18 for the demonstration, 22 for the feedback; rows without a target do not count."""
+    """Prompt lengths by hand: 18 for the demonstration, 22 for the feedback; rows without a context do not count."""
     rows = builder().build(
         [
             sample("capital?", "Rome", feedback="Paris"),
@@ -85,7 +85,7 @@ def test_every_row_gets_the_prompt_of_its_own_teacher_before_its_own_response():
     assert rows.warning is None
 
 
-def test_a_step_without_a_target_keeps_the_rows_of_the_student_and_says_the_likely_reason():
+def test_a_step_without_a_context_keeps_the_rows_of_the_student_and_says_the_likely_reason():
     rows = builder(include_environment_feedback=False, success_reward_threshold=0.5).build(
         [
             sample("2+2?", "four", score=0.25, feedback="no"),
@@ -106,7 +106,7 @@ def test_a_step_without_a_target_keeps_the_rows_of_the_student_and_says_the_like
         assert words in rows.warning
 
 
-def test_a_target_that_truncation_took_away_is_none():
+def test_a_context_that_truncation_took_away_is_none():
     rows = builder(max_reprompt_len=8).build([sample("2+2?", "five", feedback="too much")], step=3)
     assert "the contexts of 1 were lost to max_reprompt_len=8" in rows.warning
     assert rows.weights.tolist() == [0.0]

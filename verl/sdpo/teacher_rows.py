@@ -134,7 +134,7 @@ class TeacherRowBuilder:
     def _build(self, samples: Sequence[Sample], step: int) -> TeacherRows:
         rollouts = [sample.rollout for sample in samples]
         metrics = {"self_distillation/grader_error_fraction": self._grader_error_rate(rollouts, step)}
-        # Every prompt of a rollout is checked, with a teacher context or not: it may be another one's later turn.
+        # Samples without a teacher context are checked too: others may be shown their responses.
         tools = [None if sample.rollout.is_padding else self.tools_shown(sample, step) for sample in samples]
         groups = Groups(rollouts, self.config.grading, step)
         prompts = teacher_prompts(self.config, rollouts, groups, self.markup)
@@ -155,7 +155,7 @@ class TeacherRowBuilder:
             metrics["self_distillation/teacher_prompt_length/max"] = max(prompt_lens)
         has_context = torch.tensor([float(prompt.has_context) for prompt in prompts])
         weights = has_context * torch.tensor(question_weights(self.config, rollouts, groups))
-        warning = None if weights.any() else self._no_target(rollouts, prompts, step)
+        warning = None if weights.any() else self._nothing_taught(rollouts, prompts, step)
         metrics[TEACHER_TOKENS] = sum(len(row) for row, weight in zip(rows, weights.tolist(), strict=True) if weight)
         reward_weights = torch.tensor([float(rollout.graded) for rollout in rollouts])
         return TeacherRows(rows, weights, reward_weights, prompts, groups, metrics, warning)
@@ -215,7 +215,8 @@ class TeacherRowBuilder:
         start = max(next(places, min(len(one), len(other))) - EXCERPT // 2, 0)
         return self.decode(one[start : start + EXCERPT]), self.decode(other[start : start + EXCERPT])
 
-    def _no_target(self, rollouts: Sequence[Rollout], prompts: Sequence[TeacherPrompt], step: int) -> str:
+    def _nothing_taught(self, rollouts: Sequence[Rollout], prompts: Sequence[TeacherPrompt], step: int) -> str:
+        """Return the reasons why a step teaches nothing, and what to do."""
         grading, most = self.config.grading, self.config.prompt.max_reprompt_len
         instead = "learns from rewards alone" if self.config.routing.reads_rewards else "teaches nothing"
         if any(prompt.has_context for prompt in prompts):

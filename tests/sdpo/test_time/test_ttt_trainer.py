@@ -1,4 +1,4 @@
-"""Additions of the test-time trainer to the trainer it is put before; tests/e2e runs it as a whole."""
+"""The log of attempts as an extension of SDPO's trainer; tests/e2e runs it as a whole."""
 
 import logging
 
@@ -13,37 +13,27 @@ from verl.sdpo.test_time import ttt_trainer as module
 from verl.sdpo.test_time.grading import grade_question
 from verl.sdpo.test_time.log import SUFFIX, AttemptLog
 from verl.sdpo.test_time.question_search import QuestionSearch
+from verl.sdpo.trainer.hooks import Update
+from verl.sdpo.trainer.trainers import SDPO
 from verl.trainer.ppo.v1 import get_trainer_cls
 
 PROMPT = "What is it?"
 
 
-class Trainer:
-    """As much of verl's trainer as is called: updates are counted, checkpoints are of `step`."""
+class Run:
+    """As much of a trainer as the extension is given."""
 
-    def __init__(self, config):
-        self.config, self.global_steps, self.total_training_steps = config, 0, 172
-        self.updates: list[int] = []
-        self.samples: list[Sample] = []
+    def __init__(self, checkpoint: int):
+        self.global_steps, self.total_training_steps = checkpoint, 172
 
-    def _samples(self, batch):
-        return self.samples
-
-    def _load_checkpoint(self):
-        self.global_steps = self.config["checkpoint"]
-
-    def _update_actor(self, batch, metrics):
-        self.updates.append(self.global_steps)
-        return "updated"
-
-
-class SearchingTrainer(module.SearchMixin, Trainer):
-    pass
+    def end_after_this_step(self, *, save: bool) -> None:
+        assert not save
+        self.total_training_steps = self.global_steps
 
 
 @pytest.fixture
-def trainer(tmp_path, monkeypatch):
-    """`trainer(checkpoint)` for a budget of 6 attempts, as a new process would make it."""
+def recorder(tmp_path, monkeypatch):
+    """`recorder(checkpoint)` for a budget of 6 attempts, as a new process would make it."""
 
     def open_search(config):
         search = object.__new__(QuestionSearch)
@@ -53,17 +43,16 @@ def trainer(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "QuestionSearch", open_search)
 
     def make(checkpoint=0):
-        made = SearchingTrainer({"checkpoint": checkpoint})
-        made._load_checkpoint()
+        made = module.AttemptRecorder({})
+        made.on_start(Run(checkpoint))
         return made
 
     return make
 
 
-def make_step(trainer, responses):
-    """One step with these responses by key, of which "pad..." are padding; returns what the update returned."""
-
-    trainer.samples = [
+def is_updated(recorder, responses) -> bool:
+    """Make one step with these responses by key, of which "pad..." are padding; returns True if it has an update."""
+    samples = [
         Sample(
             Rollout(
                 "q",
@@ -79,54 +68,56 @@ def make_step(trainer, responses):
         )
         for key, response in responses.items()
     ]
-    trainer.global_steps += 1
-    return trainer._update_actor(None, {})
+    recorder.run.global_steps += 1
+    update = Update(recorder.run.global_steps, None, {}, {}, lambda batch: samples)
+    recorder.before_update(update)
+    return not update.is_skipped
 
 
-def test_attempts_are_logged_in_their_order_before_the_update(trainer, monkeypatch):
-    search = trainer()
-    assert make_step(search, {"q_10_0": "ten", "q_2_0": "two!", "pad_0_0": "fill", "q_0_0": "zero"}) == "updated"
-    assert [record["response"] for record in search.search.log.records] == ["zero", "two!", "ten"]
-    assert {record["step"] for record in search.search.log.records} == {1}
-    lengths = [(record["prompt_tokens"], record["response_tokens"]) for record in search.search.log.records]
+def test_attempts_are_logged_in_their_order_before_the_update(recorder):
+    made = recorder()
+    assert is_updated(made, {"q_10_0": "ten", "q_2_0": "two!", "pad_0_0": "fill", "q_0_0": "zero"})
+    assert [record["response"] for record in made.search.log.records] == ["zero", "two!", "ten"]
+    assert {record["step"] for record in made.search.log.records} == {1}
+    lengths = [(record["prompt_tokens"], record["response_tokens"]) for record in made.search.log.records]
     assert lengths == [(11, 4), (11, 4), (11, 3)]
-    assert search.search.log.records[0]["metrics"]["feedback"] == "zero fails public tests"
-    assert (search.updates, search.total_training_steps) == ([1], 172)
+    assert made.search.log.records[0]["metrics"]["feedback"] == "zero fails public tests"
+    assert made.run.total_training_steps == 172
 
 
-def test_a_confirmed_attempt_ends_the_training_without_an_update(trainer, monkeypatch, caplog):
-    search = trainer()
-    make_step(search, {"q_0_0": "wrong", "q_1_0": "cheat"})
+def test_a_confirmed_attempt_ends_the_training_without_an_update(recorder, caplog):
+    made = recorder()
+    assert is_updated(made, {"q_0_0": "wrong", "q_1_0": "cheat"})
     with caplog.at_level(logging.WARNING):
-        make_step(search, {"q_0_0": "wrong", "q_1_0": "right", "q_2_0": "right"})
-    assert (search.updates, search.total_training_steps) == ([1], 2)
-    assert len(search.search.log.records) == 4
+        assert not is_updated(made, {"q_0_0": "wrong", "q_1_0": "right", "q_2_0": "right"})
+    assert made.run.total_training_steps == 2
+    assert len(made.search.log.records) == 4
     assert "q_7: SOLVED by attempt 4" in caplog.text
 
 
-def test_the_budget_ends_the_training_too(trainer, monkeypatch, caplog):
-    search = trainer()
-    for _ in range(2):
-        make_step(search, {f"q_{i}_0": "wrong" for i in range(4)})
-    assert (search.updates, search.total_training_steps) == ([1], 2)
+def test_the_budget_ends_the_training_too(recorder, caplog):
+    made = recorder()
+    assert [is_updated(made, {f"q_{i}_0": "wrong" for i in range(4)}) for _ in range(2)] == [True, False]
+    assert made.run.total_training_steps == 2
     assert "not solved within the budget of 6 attempts" in caplog.text
 
 
-def test_a_resume_sets_aside_what_came_after_the_checkpoint(trainer, monkeypatch, caplog):
-    first = trainer()
+def test_a_resume_sets_aside_what_came_after_the_checkpoint(recorder, caplog):
+    first = recorder()
     for _ in range(2):
-        make_step(first, {"q_0_0": "wrong", "q_1_0": "wrong"})
+        is_updated(first, {"q_0_0": "wrong", "q_1_0": "wrong"})
     first.search.log.close()
-    resumed = trainer(checkpoint=1)
+    resumed = recorder(checkpoint=1)
     assert "moved 2 attempts after step 1 out of" in caplog.text
-    assert resumed.total_training_steps == 172
-    make_step(resumed, {"q_0_0": "wrong", "q_1_0": "right"})
+    assert resumed.run.total_training_steps == 172
+    is_updated(resumed, {"q_0_0": "wrong", "q_1_0": "right"})
     assert [record["step"] for record in resumed.search.log.records] == [1, 1, 2, 2]
     resumed.search.log.close()
-    solved = trainer(checkpoint=2)
-    assert solved.total_training_steps == solved.global_steps == 2
+    solved = recorder(checkpoint=2)
+    assert solved.run.total_training_steps == solved.run.global_steps == 2
 
 
 def test_it_is_sdpos_trainer_under_a_mode_of_its_own():
     assert get_trainer_cls(TEST_TIME_MODE) is module.QuestionTrainer
-    assert module.QuestionTrainer.__mro__[2] is get_trainer_cls("sdpo")
+    assert issubclass(module.QuestionTrainer, get_trainer_cls("sdpo"))
+    assert module.QuestionTrainer.extension_types == (module.AttemptRecorder, *SDPO)

@@ -3,10 +3,10 @@
 import pytest
 from omegaconf import OmegaConf
 
-from tests.sdpo.trainer.test_trainer import Characters, batch_of, entry
+from tests.sdpo.trainer.fakes import Characters, batch_of, entry
 from verl.sdpo.config import defaults
 from verl.sdpo.trainer import refill
-from verl.sdpo.trainer.supervision import Watch, supervise
+from verl.sdpo.trainer.supervision import Watchdog, supervise
 
 SUCCESS, FAILURE = {"score": 1.0}, {"score": 0.0}
 RESPONSE = "yes"
@@ -65,7 +65,7 @@ def sample(monkeypatch):
         )
         buffer.tokenizer = Characters()
         queue.ask(batch_size)
-        supervise(buffer, Watch(dict))
+        supervise(buffer, Watchdog(dict))
         batch, metrics = buffer.sample(global_steps=1, partition_id="train", batch_size=batch_size)
         taken = {}
         for key in batch.keys:

@@ -1,4 +1,4 @@
-"""Whoever waits for the dead notices. Ray is a fake but in the last test: an actor answers, is busy, or is dead."""
+"""A training fails fast when an actor dies. Ray is a fake in the first tests: an actor answers, is busy, or is dead."""
 
 import importlib.util
 import time
@@ -11,7 +11,7 @@ import ray
 from ray.exceptions import RayActorError
 
 from verl.sdpo.trainer import supervision
-from verl.sdpo.trainer.supervision import Watch, supervise
+from verl.sdpo.trainer.supervision import Watchdog, supervise
 
 
 class Actor:
@@ -44,27 +44,27 @@ def clock():
         yield clock
 
 
-def look(watch: Watch, clock) -> None:
+def check(watchdog: Watchdog, clock) -> None:
     clock.now += supervision.PAUSE_SECONDS
-    watch.look()
+    watchdog.check()
 
 
-def test_the_dead_are_named_and_the_busy_are_left_alone(clock):
+def test_dead_actors_are_named_and_busy_ones_left_alone(clock):
     actors = {"reward worker 0": Actor(), "training worker 0": Actor("busy")}
-    watch = Watch(lambda: actors)
+    watchdog = Watchdog(lambda: actors)
     for _ in range(3):
-        look(watch, clock)
+        check(watchdog, clock)
     assert [actor.asked for actor in actors.values()] == [3, 1]
     actors["reward worker 0"].state = "dead"
     with pytest.raises(RuntimeError, match=r"The reward worker 0 died\."):
-        look(watch, clock)
+        check(watchdog, clock)
 
 
-def test_it_looks_now_and_then(clock):
+def test_actors_are_checked_now_and_then(clock):
     actor = Actor()
-    watch = Watch(lambda: {"rollout server 0": actor})
-    look(watch, clock)
-    watch.look()
+    watchdog = Watchdog(lambda: {"rollout server 0": actor})
+    check(watchdog, clock)
+    watchdog.check()
     assert actor.asked == 1
 
 
@@ -86,7 +86,7 @@ class Buffer:
 
 
 def sample(buffer: Buffer):
-    supervise(buffer, Watch(lambda: {"agent loop worker 0": Actor("dead")}))
+    supervise(buffer, Watchdog(lambda: {"agent loop worker 0": Actor("dead")}))
     return buffer.sample(global_steps=7, partition_id="train", batch_size=4)
 
 
@@ -101,8 +101,8 @@ def test_a_step_is_not_made_of_what_is_left(clock):
         sample(Buffer({"uid"}))
 
 
-def test_whoever_waits_looks(clock):
-    """The first look asks; the dead actor's answer is there at the second."""
+def test_waiting_for_responses_checks_the_actors(clock):
+    """The first check asks; the dead actor's answer is there at the second."""
     buffer = Buffer(set())
     verls_wait = buffer._wait_for_next_poll
 
@@ -138,36 +138,39 @@ def cluster():
 @pytest.mark.parametrize(
     "end", [ray.kill, lambda server: ray.get(server.lose_engine.remote())], ids=["server", "engine"]
 )
-def test_a_wait_for_what_the_dead_will_not_do_is_ended(cluster, end):
+def test_a_wait_for_a_dead_server_ends(cluster, end):
     worker, server = Process.remote(), Process.remote()
     ray.get([worker.__ray_ready__.remote(), server.__ray_ready__.remote()])
     started = time.monotonic()
-    watch = Watch(lambda: {"rollout server 0": server, "training worker 0": worker})
-    with pytest.raises(RuntimeError, match=r"The rollout server 0 died\."), watch.over():
+    watchdog = Watchdog(lambda: {"rollout server 0": server, "training worker 0": worker})
+
+    def sync_weights():
         waiting = worker.wait.remote()
         end(server)
         ray.get(waiting)
+
+    with pytest.raises(RuntimeError, match=r"The rollout server 0 died\."):
+        watchdog.run(sync_weights)
     assert time.monotonic() - started < 10 * supervision.PAUSE_SECONDS
 
 
-def test_a_death_is_told_even_where_nobody_waited_for_the_dead(cluster):
+def test_a_death_is_reported_even_where_nothing_waited_for_the_actor(cluster):
     server = Process.remote()
     ray.get(server.__ray_ready__.remote())
     ray.kill(server)
-    watch = Watch(lambda: {"reward worker 0": server})
-    with pytest.raises(RuntimeError, match=r"The reward worker 0 died\."), watch.over():
-        time.sleep(3 * supervision.PAUSE_SECONDS)
+    watchdog = Watchdog(lambda: {"reward worker 0": server})
+    with pytest.raises(RuntimeError, match=r"The reward worker 0 died\."):
+        watchdog.run(lambda: time.sleep(3 * supervision.PAUSE_SECONDS))
 
 
-def test_who_lives_is_left_alone(cluster):
+def test_a_living_actor_is_left_alone(cluster):
     worker = Process.remote()
-    watch = Watch(lambda: {"training worker 0": worker})
-    with watch.over():
-        time.sleep(3 * supervision.PAUSE_SECONDS)
+    watchdog = Watchdog(lambda: {"training worker 0": worker})
+    watchdog.run(lambda: time.sleep(3 * supervision.PAUSE_SECONDS))
     assert ray.get(worker.__ray_ready__.remote())
 
 
-def test_what_is_read_of_a_server_is_there():
+def test_vllm_and_verl_have_the_attributes_that_a_check_reads():
     """By their source: without an accelerator vLLM takes long to import."""
     vllm, verl = (Path(importlib.util.find_spec(name).submodule_search_locations[0]) for name in ("vllm", "verl"))
     assert "    def errored(self) -> bool:" in (vllm / "v1/engine/async_llm.py").read_text()

@@ -1,4 +1,4 @@
-"""What is reported of speed."""
+"""Metrics of speed."""
 
 from types import SimpleNamespace
 
@@ -7,7 +7,7 @@ import torch
 from transformers import Qwen2Config
 
 from verl.sdpo.teacher_rows import TEACHER_TOKENS
-from verl.sdpo.trainer.throughput import ThroughputMixin
+from verl.sdpo.trainer.throughput import Throughput
 
 
 def test_flops_count_what_was_computed_by_hand(two_ranks):
@@ -44,13 +44,12 @@ def check_flops(engines):
 
 
 def test_throughput_counts_the_teachers_tokens():
-    class Verls:
-        def _compute_metrics(self, batch, metrics, timing_raw, global_steps, epoch):
-            metrics |= {"perf/total_num_tokens": 300, "perf/throughput": 30.0}
-
-    class Trainer(ThroughputMixin, Verls):
-        pass
-
-    metrics = {TEACHER_TOKENS: 100}
-    Trainer()._compute_metrics(None, metrics, {}, 1, 0)
+    metrics = {TEACHER_TOKENS: 100, "perf/total_num_tokens": 300, "perf/throughput": 30.0}
+    Throughput(None).after_step(1, None, metrics)
     assert metrics == {TEACHER_TOKENS: 100, "perf/total_num_tokens": 400, "perf/throughput": 40.0}
+
+
+def test_a_step_without_an_update_has_verls_throughput():
+    metrics = {"perf/total_num_tokens": 300, "perf/throughput": 30.0}
+    Throughput(None).after_step(1, None, metrics)
+    assert metrics == {"perf/total_num_tokens": 300, "perf/throughput": 30.0}

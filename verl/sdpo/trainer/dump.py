@@ -1,58 +1,66 @@
-"""Of some responses of every step, what the teacher said of each token (runs/dump_schema.py has the file's columns)."""
+"""Dump, for some responses of every step, of the statistics of student and teacher at each token.
+
+`runs/dump_schema.py` has the columns of the file.
+"""
 
 import shutil
 from pathlib import Path
 
 import torch
+from omegaconf import DictConfig
 from transfer_queue import KVBatchMeta
 
-from verl.sdpo.config import SelfDistillationConfig
+from verl.sdpo.config import parse_block
 from verl.sdpo.engine.recorder import FOLDER, ROW
 from verl.sdpo.runs import dump_schema as dump
-from verl.sdpo.teacher_rows import Sample, TeacherRowBuilder, TeacherRows
-from verl.sdpo.trainer.mixin import Trainer
+from verl.sdpo.trainer.hooks import Extension, RunControl, Update
+from verl.sdpo.trainer.samples import special_tokens
 from verl.utils.debug import marked_timer
 
 
-class DumpMixin(Trainer):
-    """Over a trainer that makes teacher rows: `_begin_dump` before the actor is updated, `_end_dump` after it."""
+class ResponseDump(Extension):
+    """Chooses `insight.max_samples` responses of an update, and writes what the workers recorded of them to
+    `trainer.rollout_data_dir`. Of several updates in a step, as an asynchronous trainer makes, the last one is kept.
+    """
 
-    settings: SelfDistillationConfig
-    teacher_row_builder: TeacherRowBuilder
+    def __init__(self, config: DictConfig):
+        self.settings = parse_block(config)
+        self.max_response_length = config.data.max_response_length
+        folder = config.trainer.rollout_data_dir
+        self.limit = (config.get("insight") or {}).get("max_samples", 0) if folder else 0
+        self.folder = Path(folder or "") / dump.SUBFOLDER
+        self.chosen: list[int] = []
 
-    @property
-    def _dump_folder(self) -> Path:
-        return Path(self.config.trainer.rollout_data_dir) / dump.SUBFOLDER
+    def on_start(self, run: RunControl) -> None:
+        self.tokenizer = run.tokenizer
 
-    @property
-    def _parts_folder(self) -> Path:
-        """Where the workers leave what they recorded of the present step."""
-        return self._dump_folder / f".{self.global_steps}.parts"
+    def _parts_folder(self, step: int) -> Path:
+        """Return the folder where the workers leave their records of a step."""
+        return self.folder / f".{step}.parts"
 
-    def _begin_dump(self, batch: KVBatchMeta, samples: list[Sample], rows: TeacherRows) -> dict[str, torch.Tensor]:
-        """Choose what is dumped, and tell the workers: the field that their batch needs, if any."""
-        self._dumped: list[int] = []
-        limit = (self.config.get("insight") or {}).get("max_samples", 0)
-        if not self.config.trainer.rollout_data_dir or not limit:
-            return {}
-        with marked_timer("insight_dump", self.timing_raw):
-            self._dumped = dump.choose(samples, limit)
-            self._records = self._sample_records(samples, rows)
-            self._response_ids = [samples[i].response_ids.tolist() for i in self._dumped]
-            shutil.rmtree(self._parts_folder, ignore_errors=True)
-            self._parts_folder.mkdir(parents=True)
-        batch.extra_info[FOLDER] = str(self._parts_folder.resolve())
-        numbers = torch.full((len(samples),), -1)
-        numbers[self._dumped] = torch.arange(len(self._dumped))
-        return {ROW: numbers}
+    def before_update(self, update: Update) -> None:
+        if not self.limit:
+            return
+        samples, parts = update.samples, self._parts_folder(update.step)
+        with marked_timer("insight_dump", update.timing):
+            self.chosen = dump.choose(samples, self.limit)
+            self.records = self._sample_records(update)
+            self.response_ids = [samples[i].response_ids.tolist() for i in self.chosen]
+            shutil.rmtree(parts, ignore_errors=True)
+            parts.mkdir(parents=True)
+        update.batch.extra_info[FOLDER] = str(parts.resolve())
+        update.columns[ROW] = torch.full((len(samples),), -1)
+        update.columns[ROW][self.chosen] = torch.arange(len(self.chosen))
 
-    def _sample_records(self, samples: list[Sample], rows: TeacherRows) -> list[dict]:
-        rollouts, markup = [sample.rollout for sample in samples], self.teacher_row_builder.markup
+    def _sample_records(self, update: Update) -> list[dict]:
+        assert update.rows is not None, "TeacherBatch stands before the dump"
+        rollouts = [sample.rollout for sample in update.samples]
+        groups, markup = update.rows.groups, special_tokens(self.tokenizer)
         records = []
-        for i in self._dumped:
-            rollout, prompt = rollouts[i], rows.prompts[i]
+        for i in self.chosen:
+            rollout, prompt = rollouts[i], update.rows.prompts[i]
             record = {
-                "step": self.global_steps,
+                "step": update.step,
                 "uid": rollout.uid,
                 "attempt": rollout.attempt,
                 "question": dump.chat_text(rollout.messages),
@@ -60,32 +68,33 @@ class DumpMixin(Trainer):
                 "has_target": prompt.has_context,
                 "prompt_truncated": prompt.truncated,
                 "demonstration": prompt.demonstration,
-                "demonstration_attempt": dump.demonstration_attempt(rollout, prompt, rows.groups, markup),
+                "demonstration_attempt": dump.demonstration_attempt(rollout, prompt, groups, markup),
                 "response": rollout.response,
                 "feedback": rollout.feedback,
                 "score": rollout.score,
                 "solved": self.settings.grading.is_success(rollout.score),
                 "graded": rollout.graded,
-                "response_cut": len(samples[i].response_ids) >= self.config.data.max_response_length,
+                "response_cut": len(update.samples[i].response_ids) >= self.max_response_length,
             }
             records.append(record)
         return records
 
-    def _end_dump(self) -> None:
-        """Join what the workers recorded, and write the step's file."""
-        if not self._dumped:
+    def after_step(self, step: int, batch: KVBatchMeta, metrics: dict) -> None:
+        """Join the workers' records, and write the file of the step."""
+        if not self.chosen:
             return
-        with marked_timer("insight_dump", self.timing_raw):
-            said: dict[int, dict[str, torch.Tensor]] = {}
-            for part in self._parts_folder.glob("*.pt"):
-                said |= torch.load(part)
-            shutil.rmtree(self._parts_folder)
-            ids = {i for row in self._response_ids for i in row}
-            for row in said.values():
+        with marked_timer("timing_s/insight_dump", metrics):
+            recorded: dict[int, dict[str, torch.Tensor]] = {}
+            for part in self._parts_folder(step).glob("*.pt"):
+                recorded |= torch.load(part)
+            shutil.rmtree(self._parts_folder(step))
+            ids = {i for row in self.response_ids for i in row}
+            for row in recorded.values():
                 ids |= {i for model in dump.MODELS for i in row[f"{model}_best"].flatten().tolist()}
             vocabulary = dict(zip(ids, self.tokenizer.batch_decode([[i] for i in ids]), strict=True))
-            for number, record in enumerate(self._records):
-                response = self._response_ids[number]
+            for number, record in enumerate(self.records):
+                response = self.response_ids[number]
                 record["tokens"] = [vocabulary[i] for i in response]
-                record |= dump.token_columns(said.get(number), len(response), vocabulary)
-            dump.write(self._dump_folder / f"{self.global_steps}.parquet", self._records)
+                record |= dump.token_columns(recorded.get(number), len(response), vocabulary)
+            dump.write(self.folder / f"{step}.parquet", self.records)
+        self.chosen = []

@@ -1,4 +1,4 @@
-"""A trainer that watches itself: it hands the guard every step's metrics, and does what the configuration says then."""
+"""Guard of a training: follows every step's metrics, and does what `insight.guard` says when they go wrong."""
 
 import json
 import logging
@@ -7,22 +7,20 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import transfer_queue as tq
 from omegaconf import DictConfig
 from transfer_queue import KVBatchMeta
 
-from verl.sdpo.config import is_sdpo
 from verl.sdpo.runs import checkpoints
 from verl.sdpo.runs.guard_rules import VALIDATION, Event, Guard, GuardConfig
-from verl.sdpo.trainer.samples import plain
-from verl.sdpo.trainer.stop import StoppableMixin
+from verl.sdpo.trainer.hooks import Extension, RunControl
+from verl.sdpo.trainer.samples import read_rewards
 
 logger = logging.getLogger(__name__)
 logger.setLevel(os.getenv("VERL_LOGGING_LEVEL", "INFO"))
 
-# In `trainer.default_local_dir`: an event per line, and what was done about it.
+# In `trainer.default_local_dir`: one event per line, with the action taken.
 EVENTS = "guard.jsonl"
-# In the folder of a checkpoint: what the guard knew then.
+# In the folder of a checkpoint: the state of the guard.
 STATE = "guard.json"
 # In `trainer.default_local_dir`: the guard ended the training.
 STOPPED = "stopped_by_guard"
@@ -30,120 +28,83 @@ FORMAT = "incorrect_format"
 
 
 def format_errors(batch: KVBatchMeta) -> dict[str, float]:
-    """The share of a batch's answers in a wrong format; nothing where the reward function does not say."""
-    data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=["extra_fields"])
-    rewards = [extra.get("reward_extra_info", {}) for extra in plain(data["extra_fields"])]
-    flags = [
-        float(reward[FORMAT])
-        for reward, tag in zip(rewards, batch.tags, strict=True)
-        if reward.get(FORMAT) is not None and not tag.get("is_padding", False)
-    ]
+    """Return the share of a batch's answers in a wrong format; empty if the reward function does not report it."""
+    flags = [float(reward[FORMAT]) for reward in read_rewards(batch) if reward.get(FORMAT) is not None]
     return {f"training/{FORMAT}": sum(flags) / len(flags)} if flags else {}
 
 
-class GuardMixin(StoppableMixin):
-    """Over a trainer of verl's, what every training has, GRPO as well; see `verl/sdpo/runs/guard_rules.py`."""
+class MetricsGuard(Extension):
+    """Acts on the events of `runs/guard_rules.py`: warns, ends the run, or takes it back to a good checkpoint once."""
 
     def __init__(self, config: DictConfig):
         self.guard = Guard(GuardConfig.of(config.get("insight") or {}))
-        # Of the last one, and of the last one that the guard had no doubts about.
+        self.folder = Path(config.trainer.default_local_dir)
+        # Of the last checkpoint, and of the last one that nothing spoke against.
         self.saved_step = self.good_step = 0
         self.rolled_back = False
         self.validation_events: list[Event] = []
-        super().__init__(config)
 
-    def _validate(self) -> dict[str, float]:
-        # Here, because `fit` hands on the one before the first step to nobody.
-        metrics = super()._validate()
-        self.validation_events = self.guard.observe(self.global_steps, metrics)
-        return metrics
+    def on_start(self, run: RunControl) -> None:
+        self.run = run
 
-    def _compute_metrics(self, batch: KVBatchMeta, metrics: dict, timing_raw: dict, global_steps: int, epoch: int):
-        """verl's last word on a step: it has been trained, saved and validated by then."""
-        super()._compute_metrics(batch, metrics, timing_raw, global_steps, epoch)
+    def after_validation(self, step: int, metrics: dict) -> None:
+        self.validation_events = self.guard.observe(step, metrics)
+
+    def after_step(self, step: int, batch: KVBatchMeta, metrics: dict) -> None:
         if self.guard.config.guard == "off":
             return
         metrics |= format_errors(batch)
-        events = self.guard.observe(global_steps, {k: v for k, v in metrics.items() if not k.startswith(VALIDATION)})
+        events = self.guard.observe(step, {k: v for k, v in metrics.items() if not k.startswith(VALIDATION)})
         events, self.validation_events = events + self.validation_events, []
         metrics["guard/events"] = len(events)
-        if self.saved_step == global_steps and not (events or self.guard.doubts):
-            self.good_step = global_steps
+        if self.saved_step == step and not (events or self.guard.doubts):
+            self.good_step = step
         if events:
-            self._act(events)
+            self._act(step, events)
 
-    def _act(self, events: Sequence[Event]) -> None:
+    def _act(self, step: int, events: Sequence[Event]) -> None:
         action = self.guard.config.guard
-        if action == "rollback" and (self.rolled_back or not self._folder(self.good_step).is_dir()):
+        if action == "rollback" and (self.rolled_back or not self._checkpoint(self.good_step).is_dir()):
             action = "stop"
         for event in events:
             logger.warning("GUARD (%s) %s", action, event.sentence)
-        record = Path(self.config.trainer.default_local_dir) / EVENTS
         # Before the first checkpoint there is no such folder.
-        record.parent.mkdir(parents=True, exist_ok=True)
-        with record.open("a") as file:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / EVENTS).open("a") as file:
             file.writelines(json.dumps({**asdict(event), "action": action}) + "\n" for event in events)
         if action == "stop":
-            self._save_and_end()
+            self._save_and_end(step)
         elif action == "rollback":
             self._roll_back()
 
-    def _save_and_end(self) -> None:
-        # `fit` goes on while global_steps <= total_training_steps, and saves whatever the guard doubts at the end.
-        self.total_training_steps = self.global_steps
-        if self.saved_step != self.global_steps:
-            # As verl saves within a step: on a GPU vLLM must not hold the memory. With these hooks, as every trainer
-            # has its own way to take it: one has accelerators to call back, another requests to end.
-            self.on_step_begin()
-            self.on_sample_end()
-            self._save_checkpoint()
-        # For whoever started it: this is no finished training.
-        (Path(self.config.trainer.default_local_dir) / STOPPED).touch()
+    def _save_and_end(self, step: int) -> None:
+        self.run.end_after_this_step(save=False)
+        if self.saved_step != step:
+            self.run.save_now()
+        # For the program that started the run: this training is not finished.
+        (self.folder / STOPPED).touch()
 
     def _roll_back(self) -> None:
-        """Weights, optimizer and schedule of the last good checkpoint, with the teacher a copy of that student.
-
-        The count of steps and the data go on, so that no number of the log is written twice. Only with a synchronous
-        trainer: an asynchronous one has responses of the bad weights waiting.
-        """
-        folder = self._folder(self.good_step)
+        folder = self._checkpoint(self.good_step)
         logger.warning("GUARD goes back to %s, and on from there.", folder)
-        with self.watch.over():
-            self.checkpoint_manager.sleep_replicas()
-        self.actor_rollout_wg.load_checkpoint(local_path=str(folder / "actor"), del_local_after_load=False)
-        if self.use_critic:
-            self.critic_wg.load_checkpoint(local_path=str(folder / "critic"), del_local_after_load=False)
-        if is_sdpo(self.config):
-            self.actor_rollout_wg.refresh_teacher()
-        with self.watch.over():
-            self.checkpoint_manager.update_weights(self.global_steps)
+        self.run.go_back_to(self.good_step)
         self._read_state(folder)
         self.rolled_back = True
-        # Whoever resumes before the next checkpoint must not begin with one that was saved in doubt.
-        self.unnamed_step = None
-        checkpoints.name_latest(folder.parent, self.good_step)
 
-    def _save_checkpoint(self) -> None:
-        is_last = self.global_steps >= self.total_training_steps
-        if self.guard.config.guard == "rollback" and self.guard.doubts and not is_last:
-            logger.warning("GUARD: step %d looks wrong and is not saved over a good one.", self.global_steps)
-            return
-        super()._save_checkpoint()
-        self.saved_step = self.global_steps
+    def may_save(self, step: int) -> bool:
+        if self.guard.config.guard != "rollback" or not self.guard.doubts:
+            return True
+        logger.warning("GUARD: step %d looks wrong and is not saved over a good one.", step)
+        return False
 
-    def _record(self, folder: Path) -> None:
-        super()._record(folder)
+    def on_save(self, step: int, folder: Path) -> None:
         (folder / STATE).write_text(json.dumps(self.guard.state))
+        self.saved_step = step
 
-    def _load_checkpoint(self) -> None:
-        super()._load_checkpoint()
-        if not self.global_steps:
-            return
-        trainer = self.config.trainer
-        is_path = trainer.resume_mode == "resume_path"
-        self._read_state(Path(trainer.resume_from_path) if is_path else self._folder(self.global_steps))
-        self.good_step = self.global_steps
-        events = Path(trainer.default_local_dir) / EVENTS
+    def on_load(self, step: int, folder: Path) -> None:
+        self._read_state(folder)
+        self.good_step = step
+        events = self.folder / EVENTS
         self.rolled_back = events.is_file() and any(
             json.loads(line)["action"] == "rollback" for line in events.read_text().splitlines()
         )
@@ -153,5 +114,5 @@ class GuardMixin(StoppableMixin):
         if (checkpoint / STATE).is_file():
             self.guard = Guard.resumed(self.guard.config, json.loads((checkpoint / STATE).read_text()))
 
-    def _folder(self, step: int) -> Path:
-        return checkpoints.folder_of(Path(self.config.trainer.default_local_dir), step)
+    def _checkpoint(self, step: int) -> Path:
+        return checkpoints.folder_of(self.folder, step)

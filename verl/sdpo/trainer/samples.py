@@ -1,17 +1,21 @@
-"""Reading verl's batch in TransferQueue as plain samples, and the builder of teacher rows with verl's tokenizer."""
+"""verl's batch in TransferQueue as plain samples and back, and the builder of teacher rows with verl's tokenizer."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import transfer_queue as tq
 from omegaconf import DictConfig
+from tensordict import TensorDict
 from transfer_queue import KVBatchMeta
 
 from verl.experimental.agent_loop.utils import resolve_config_path
 from verl.sdpo.config import SelfDistillationConfig
 from verl.sdpo.context import Rollout
 from verl.sdpo.teacher_rows import Sample, TeacherRowBuilder
+from verl.sdpo.trainer.hooks import Update
 from verl.tools.tool_registry import load_all_tools
 from verl.utils.config import omega_conf_to_dataclass
+from verl.utils.debug import marked_timer
 from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token_builder
 
 FIELDS = (
@@ -71,6 +75,31 @@ def read_samples(batch: KVBatchMeta, tokenizer: Any) -> list[Sample]:
         )
         samples.append(Sample(rollout, prompt_ids=row[: len(row) - len(response)], response_ids=response))
     return samples
+
+
+def read_rewards(batch: KVBatchMeta) -> list[Mapping[str, Any]]:
+    """Return all that the reward function reported of each sample of a batch, without padding."""
+    data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=["extra_fields"])
+    return [
+        extra.get("reward_extra_info", {})
+        for extra, tag in zip(plain(data["extra_fields"]), batch.tags, strict=True)
+        if not tag.get("is_padding", False)
+    ]
+
+
+def write_columns(update: Update) -> KVBatchMeta:
+    """Write the columns of an update into its batch, and return the batch in the order of the update."""
+    if not update.columns:
+        return update.batch
+    batch = update.batch
+    with marked_timer("teacher_batch", update.timing):
+        columns = TensorDict(update.columns, len(batch.keys))
+        # Only the meta that comes back carries the new fields to the workers.
+        written = tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=columns)
+        written.extra_info.update(batch.extra_info)
+        if update.order is not None:
+            written.reorder(update.order)
+    return written
 
 
 def attempt_number(key: str) -> int:

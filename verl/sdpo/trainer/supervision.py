@@ -1,14 +1,13 @@
-"""What ends a training that waits for what will not come.
+"""Fail fast: a watchdog over the Ray actors of a training, and a check that no response is missing.
 
-verl's trainer waits for its agent loops without looking at them: one that is dead is waited for without end. So is a
+verl's trainer waits for its agent loops without looking at them: it waits without end for one that is dead, and for a
 vLLM server that died before it took the new weights. And where a loop fails, because its vLLM server, its reward worker
 or the grader is gone, verl trains on what came before.
 """
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -22,21 +21,21 @@ PAUSE_SECONDS = 2.0
 
 
 def report_health(actor: Any) -> None:
-    """Called in the process of an actor, with the actor.
+    """Check an actor, in its own process.
 
     Raises:
-        RuntimeError: it is a vLLM server that lives on without its engine. The engine is not asked: one that is dead
-            does not answer, and one that takes weights may take long.
+        RuntimeError: the actor is a vLLM server that lives on without its engine. The engine is not asked: one that is
+            dead does not answer, and one that takes weights may take long.
     """
     if getattr(getattr(actor, "engine", None), "errored", False):
         raise RuntimeError("Its engine is dead.")
 
 
-class Watch:
-    """Asks actors now and then whether they live.
+class Watchdog:
+    """Checks now and then that actors are alive.
 
     Args:
-        actors: gives them with their names, once they have been made.
+        actors: returns the actors by name, once they have been made.
     """
 
     def __init__(self, actors: Callable[[], Mapping[str, ActorHandle]]):
@@ -44,11 +43,11 @@ class Watch:
         self._asked: dict[str, ray.ObjectRef] = {}
         self._next = 0.0
 
-    def look(self) -> None:
-        """Never waits: an actor may be busy.
+    def check(self) -> None:
+        """Check the actors, at most every `PAUSE_SECONDS`. Never waits, as an actor may be busy.
 
         Raises:
-            RuntimeError: naming one that is dead.
+            RuntimeError: naming an actor that is dead.
         """
         if time.monotonic() < self._next:
             return
@@ -67,29 +66,28 @@ class Watch:
                     ) from error
             self._asked[name] = actor.__ray_call__.remote(report_health)
 
-    @contextmanager
-    def over(self) -> Iterator[None]:
-        """Looks while others wait for these actors, and ends all of them when one is dead.
+    def run(self, wait: Callable[[], object]) -> None:
+        """Call a function that waits for these actors; when one of them dies, kill all, so that the wait ends.
 
         Raises:
-            RuntimeError: naming that one.
+            RuntimeError: naming the actor that died.
         """
         dead: list[RuntimeError] = []
         ended = threading.Event()
 
-        def look_on() -> None:
+        def watch() -> None:
             while not (ended.wait(PAUSE_SECONDS) or dead):
                 try:
-                    self.look()
+                    self.check()
                 except RuntimeError as error:
                     dead.append(error)
                     for actor in self._actors().values():
                         ray.kill(actor)
 
-        thread = threading.Thread(target=look_on, daemon=True)
+        thread = threading.Thread(target=watch, daemon=True)
         thread.start()
         try:
-            yield
+            wait()
         except RayError as error:
             if dead:
                 raise dead[0] from error
@@ -101,16 +99,16 @@ class Watch:
             raise dead[0]
 
 
-def supervise(buffer: "ReplayBuffer", watch: Watch) -> None:
-    """Let a sampler of verl's notice that responses will not come.
+def supervise(buffer: "ReplayBuffer", watchdog: Watchdog) -> None:
+    """Let a sampler of verl's fail when responses will not come.
 
     `trainer.v1.sampler.sync_refill_failed_groups` remains the way to go on with others where all
     loops of a question fail.
     """
     sample, wait = buffer.sample, buffer._wait_for_next_poll
 
-    def wait_and_look(partition_id: str, last_debug_time: float) -> float:
-        watch.look()
+    def wait_and_check(partition_id: str, last_debug_time: float) -> float:
+        watchdog.check()
         return wait(partition_id, last_debug_time)
 
     def sample_all(**request):
@@ -128,5 +126,5 @@ def supervise(buffer: "ReplayBuffer", watch: Watch) -> None:
                 "kept: start the run again, and it repeats the step."
             )
 
-    buffer._wait_for_next_poll = wait_and_look  # type: ignore[method-assign]
+    buffer._wait_for_next_poll = wait_and_check  # type: ignore[method-assign]
     buffer.sample = sample_all  # type: ignore[method-assign]

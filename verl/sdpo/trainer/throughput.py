@@ -1,15 +1,16 @@
-"""What verl reports of speed, with the teacher's share: its numbers know the student's rows alone."""
+"""verl's metrics of speed with the teacher's tokens in them: verl counts the student's rows alone."""
+
+from transfer_queue import KVBatchMeta
 
 from verl.sdpo.teacher_rows import TEACHER_TOKENS
-from verl.sdpo.trainer.mixin import Trainer
+from verl.sdpo.trainer.hooks import Extension
 
 
-class ThroughputMixin(Trainer):
-    """Over a trainer that makes teacher rows."""
+class Throughput(Extension):
+    """Adds the teacher's tokens to `perf/total_num_tokens` and `perf/throughput`."""
 
-    def _compute_metrics(self, batch, metrics: dict, timing_raw: dict, global_steps: int, epoch: int):
-        super()._compute_metrics(batch, metrics, timing_raw, global_steps, epoch)
-        # A step without an update, as test time's last one, has no teacher rows.
+    def after_step(self, step: int, batch: KVBatchMeta, metrics: dict) -> None:
+        # A step without an update, such as the last one at test time, has no teacher rows.
         if TEACHER_TOKENS in metrics:
             student = metrics["perf/total_num_tokens"]
             metrics["perf/total_num_tokens"] = student + metrics[TEACHER_TOKENS]

@@ -11,7 +11,7 @@ from tests.experiments.conftest import DATASETS
 
 NAME = "SDPO-rich-lcb_v6-Qwen3-8B-seed0"
 SWEEP = "rich_feedback/run_sdpo.sh"
-# Takes "steps" until it is asked to stop, as verl/sdpo/trainer/stop.py; at its second start it ends by itself.
+# Takes "steps" until it is asked to stop, as verl/sdpo/trainer/limits.py; at its second start it ends by itself.
 TRAINING = """
 [[ -e $FAKE/started ]] && exit 0
 touch "$FAKE/started"

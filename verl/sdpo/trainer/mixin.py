@@ -1,7 +1,6 @@
 """One mixin over verl's V1 trainers: calls extensions, and holds what must be a part of the trainer itself."""
 
 import concurrent.futures
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -34,7 +33,7 @@ class ExtendedTrainer(Trainer):
     finished, so that a sample's siblings are there when its teacher row is built.
     """
 
-    extension_types: ClassVar[Sequence[type[Extension]]] = ()
+    extension_types: ClassVar[tuple[type[Extension], ...]] = ()
 
     def __init__(self, config: DictConfig):
         self.extensions = [kind(config) for kind in self.extension_types]

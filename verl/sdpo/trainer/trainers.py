@@ -3,6 +3,7 @@
 from verl.sdpo.config import STOPPABLE_MODE, TRAINER_MODE
 from verl.sdpo.trainer.dump import ResponseDump
 from verl.sdpo.trainer.guard import MetricsGuard
+from verl.sdpo.trainer.hooks import Extension
 from verl.sdpo.trainer.limits import StopFile, TimeBudget
 from verl.sdpo.trainer.mixin import ExtendedTrainer
 from verl.sdpo.trainer.teacher_batch import TeacherBatch
@@ -13,11 +14,13 @@ from verl.trainer.ppo.v1.trainer_colocate_async import PPOTrainerColocateAsync
 from verl.trainer.ppo.v1.trainer_separate_async import PPOTrainerSeparateAsync
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
+Extensions = tuple[type[Extension], ...]
+
 # In the order of their calls. Every run has these, GRPO as well; the guard is the last, as it may end the run or take
 # it back.
-EVERY_RUN = (StopFile, TimeBudget, MetricsGuard)
+EVERY_RUN: Extensions = (StopFile, TimeBudget, MetricsGuard)
 # The dump needs the teacher's rows.
-SDPO = (TeacherBatch, ResponseDump, TeacherEval, Throughput, *EVERY_RUN)
+SDPO: Extensions = (TeacherBatch, ResponseDump, TeacherEval, Throughput, *EVERY_RUN)
 
 
 class GuardedTrainer(ExtendedTrainer):

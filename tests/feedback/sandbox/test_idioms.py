@@ -26,6 +26,6 @@ def test_large_output(program: str) -> None:
 
 
 def test_the_programs_own_file_cannot_be_opened() -> None:
-    """`__file__` names a file that is nowhere: a run writes no file, and a descriptor more would be one to play with."""
+    """`__file__` names a file that is nowhere: a run writes no file, and leaves no descriptor open for it."""
     result = _grade("print(open(__file__).read())", "", "1")
     assert result["verdict"] == "runtime_error" and "FileNotFoundError" in result["feedback"]

@@ -70,7 +70,7 @@ def port() -> Iterator[int]:
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, int, float, bytes]]:
-    """Names, modes, owners, times and contents below a folder."""
+    """Return names, modes, owners, times and contents below a folder."""
     found = {}
     for path in [folder, *sorted(folder.rglob("*"))]:
         status = path.stat()
@@ -80,5 +80,5 @@ def snapshot(folder: Path) -> dict[str, tuple[int, int, float, bytes]]:
 
 
 def children_of(pid: int) -> list[str]:
-    """Pids of the living and the dead-but-unreaped children of a process."""
+    """Return the pids of the living and the dead-but-unreaped children of a process."""
     return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()

@@ -40,7 +40,7 @@ class Row:
 
 
 def _attack(number: int, name: str, *actions: str, needs: Level, setup: str = "", unsafe: bool = False) -> Row:
-    """Runs each action on its own; every one must raise."""
+    """Return a program that runs each action on its own; every one must raise."""
     lines = "".join(f"attempt(lambda: {action})\n" for action in actions)
     program = (
         f"import os, sys\n{setup}\ndef attempt(action):\n    try:\n        action()\n"

@@ -65,7 +65,7 @@ def test_program(row: Row, level: Level, lease: Lease, victim: Path, port: int) 
 
 @pytest.mark.parametrize("row", corpus.ROWS, ids=str)
 def test_program_through_the_pool(row: Row, victim: Path, port: int) -> None:
-    """By the entry that graders use, with what it remembers, and judged as they judge."""
+    """Run each program by the entry that graders use, cache included, and judge it as they do."""
     job = _job(row, victim, port)
     expected = json.dumps(row.answer, default=repr) if job.kind == "functional" and row.number != 43 else "1"
     judge = Judge(job.kind, "script", (expected if job.kind != "stdin" else str(row.answer),))

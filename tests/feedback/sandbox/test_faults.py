@@ -32,7 +32,7 @@ def fresh() -> Iterator[Lease]:
 
 
 def _during(lease: Lease, action: Callable[[int], None]) -> threading.Thread:
-    """Does something to the server once its program runs."""
+    """Do something to the server once its program runs."""
     pid = lease.current.pid
 
     def act() -> None:

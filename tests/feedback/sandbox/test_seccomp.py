@@ -21,7 +21,7 @@ _ORDINARY = {
 
 
 def run(program: list[seccomp.Instruction], number: int, arguments: tuple[int, ...], arch: str) -> str | int:
-    """What the kernel would answer: "allow", "kill" or an errno (linux/kernel/bpf/core.c, classic opcodes)."""
+    """Return what the kernel would answer: "allow", "kill" or an errno (linux/kernel/bpf/core.c, classic opcodes)."""
     words = {0: number, 4: seccomp.AUDIT_ARCH[arch]}
     for index in range(6):
         value = arguments[index] if index < len(arguments) else 0
@@ -49,7 +49,7 @@ def run(program: list[seccomp.Instruction], number: int, arguments: tuple[int, .
 
 
 def both(call: str, *arguments: int, arch: str, deny_writing: bool = False) -> str | int:
-    """The answer to a program's call: the stricter of the two filters', as in the kernel."""
+    """Return the answer to a program's call: the stricter of the two filters', as in the kernel."""
     number = NUMBERS[call][ARCHES.index(arch)]
     assert number is not None
     answers = [

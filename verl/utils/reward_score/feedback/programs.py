@@ -1,4 +1,4 @@
-"""Code: run the response's program on the task's tests in the sandbox and judge what it did."""
+"""Code graders: run the response's program on the task's tests in the sandbox and judge what it did."""
 
 import json
 import threading
@@ -106,7 +106,7 @@ def _lines(value: Any) -> str:
 
 
 def job_text(value: Any, kind: str, mode: str) -> str:
-    """A test's input as the sandbox takes it.
+    """Return a test's input as the sandbox takes it.
 
     A functional test's text holds one JSON argument per line; the SDPO authors split it at any whitespace. For
     `lcb-official` the sandbox reads the lines itself, as strictly as LiveCodeBench.
@@ -126,7 +126,7 @@ def job_text(value: Any, kind: str, mode: str) -> str:
 
 @dataclass(frozen=True)
 class Judge:
-    """Turns what a run did into a verdict. Equal for equal tests, so that the sandbox can merge equal jobs."""
+    """The rule from what a run did to a verdict. Equal for equal tests, so that the sandbox can merge equal jobs."""
 
     kind: str
     mode: str
@@ -134,7 +134,7 @@ class Judge:
     _failed: set[int] = field(default_factory=set, compare=False, repr=False)
 
     def verdict(self, index: int, outcome: TestOutcome) -> Verdict | None:
-        """The verdict on test `index`; None if it was not run.
+        """Return the verdict on test `index`; None if it was not run.
 
         Raises:
             GraderFault: The sandbox failed.
@@ -163,7 +163,7 @@ class Judge:
             return False
 
     def __call__(self, index: int, outcome: TestOutcome) -> bool:
-        """Whether enough tests have failed to stop (`Job.stop_when`)."""
+        """Return whether enough tests have failed to stop (`Job.stop_when`)."""
         if outcome.status is not Status.SANDBOX_ERROR and self.verdict(index, outcome) is not Verdict.ACCEPTED:
             self._failed.add(index)
         return len(self._failed) >= MODES[self.mode].max_failures > 0

@@ -1,4 +1,4 @@
-"""`python -m verl.utils.reward_score.feedback.sandbox`: how far can this machine confine programs?
+"""Report how far this machine can confine programs: `python -m verl.utils.reward_score.feedback.sandbox`.
 
 Prints the line that a start prints and, for each layer that is missing, why and what would help. Exit status 0 when
 `sandbox.min_level` (SDPO_SANDBOX_MIN_LEVEL, default L2) is reached, else 1.

@@ -1,4 +1,4 @@
-"""What a grader hands to the sandbox and what it gets back: plain frozen data, no behaviour.
+"""The data that a grader hands to the sandbox and gets back: plain and frozen, without behaviour.
 
 Expected outputs never appear here. The sandbox runs programs and reports what they did; judging that is the grader's
 work, in its own process.
@@ -14,7 +14,7 @@ MIB = 1 << 20
 
 
 class Level(enum.IntEnum):
-    """How much of the machine a program can touch; each level includes the ones below it."""
+    """The part of the machine that a program can touch; each level includes the ones below it."""
 
     L0 = 0
     """Fresh process, limits, clean environment: stops accidents, not intent."""
@@ -27,7 +27,7 @@ class Level(enum.IntEnum):
 
 
 class Status(enum.Enum):
-    """How one run of a program on one test ended. Only `OK` has an answer to compare (`assert`: is one)."""
+    """The end of one run of a program on one test. Only `OK` has an answer to compare (`assert`: is one)."""
 
     OK = "ok"
     COMPILE_ERROR = "compile_error"
@@ -67,7 +67,7 @@ class TestInput:
     text: by kind of job: `stdin` - what the program reads; `functional` - JSON, a list of positional or an object of
         keyword arguments; `assert` - the test's source.
     output_limit: bytes of stdout (or of the encoded result) that a correct answer can need. The sandbox rounds it up
-        to a power of two of at least 1 MiB, so that the limit tells the program nothing about the answer's length.
+        to a power of two of at least 1 MiB, so that the limit says nothing to the program about the answer's length.
     """
 
     __test__ = False  # not a pytest class
@@ -130,14 +130,14 @@ class Frame:
 
 @dataclass(frozen=True)
 class TestOutcome:
-    """What one run did. Everything except `status`, `seconds` and `cpu_seconds` was written by the program: don't
+    """The record of one run. Everything except `status`, `seconds` and `cpu_seconds` was written by the program: don't
     trust it, judge it.
 
     stdout, stderr: decoded as UTF-8 with lone surrogates kept (`surrogatepass`, else replacement characters);
         stderr is cut to 64 KiB.
     result: what a functional test returned (built of None, bool, int, float, complex, Fraction, Decimal, str, bytes,
-        list, tuple, dict, set, frozenset and Opaque; exact types, so comparing is safe). `returned` tells None
-        from nothing.
+        list, tuple, dict, set, frozenset and Opaque; exact types, so comparing is safe). `returned` distinguishes
+        None from nothing.
     exception, message, frames: the uncaught exception's type name and text, and the program's own frames. For
         TEST_FAILED `message` is the exception's text or else the failing line of the test.
     last_call: `assert` jobs: the last call the test made, as Python source ("f(1, 2)"); `result` is what it returned.
@@ -161,7 +161,7 @@ class TestOutcome:
 
 @dataclass(frozen=True)
 class SandboxConfig:
-    """How programs are confined. Read from the environment by `from_env`; every field has a variable.
+    """The confinement of programs. Read from the environment by `from_env`; every field has a variable.
 
     min_level: refuse to start below it (SDPO_SANDBOX_MIN_LEVEL).
     allow_insecure: permit levels below L2, and mark every result with it (SDPO_SANDBOX_ALLOW_INSECURE=1).
@@ -193,7 +193,7 @@ class SandboxConfig:
 
     @classmethod
     def from_env(cls) -> "SandboxConfig":
-        """The configuration of SDPO_SANDBOX_* variables; raises ValueError naming a variable it cannot read."""
+        """Read the SDPO_SANDBOX_* variables; raise ValueError naming one that cannot be read."""
         readers: dict[str, Callable[[str], Any]] = {
             "min_level": lambda text: Level[text.upper()],
             "allow_insecure": lambda text: {"1": True, "true": True, "0": False, "false": False}[text.lower()],

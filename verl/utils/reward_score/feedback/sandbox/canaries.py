@@ -1,4 +1,4 @@
-"""Finds out what a program in the jail can really do here. Behaviour decides the level, not what the layers claim."""
+"""Measure what a program in the jail can really do here. Behaviour decides the level, not what the layers claim."""
 
 import json
 import os
@@ -96,7 +96,7 @@ except OSError:
 
 @dataclass(frozen=True)
 class Machine:
-    """What this machine can do. escaped: canaries that got through; report: each layer's own account."""
+    """This machine's abilities. escaped: canaries that got through; report: each layer's own account."""
 
     level: Level
     layers: Layers
@@ -104,7 +104,7 @@ class Machine:
     escaped: tuple[str, ...]
 
     def line(self, workers: int) -> str:
-        """The one line that a start prints."""
+        """Return the one line that a start prints."""
         total = sum(map(len, _CANARIES.values()))
         layers = " ".join(f"{layer}={account}" for layer, account in self.report.items())
         escaped = f" escaped={','.join(self.escaped)}" if self.escaped else ""
@@ -114,7 +114,7 @@ class Machine:
         )
 
     def shortcomings(self, wanted: Level) -> str:
-        """What stands between this machine and `wanted`, and how to change that; one line per layer."""
+        """Return the reasons why this machine does not reach `wanted` and their remedies, one line per layer."""
         lines = []
         for layer in _NEEDS[wanted]:
             account = self.report.get(layer, "no (the fork server did not start)")
@@ -129,7 +129,7 @@ class Machine:
 
 
 def examine(config: SandboxConfig) -> Machine:
-    """Starts fork servers with canaries inside and returns the best that held, at most `config.max_level`.
+    """Start fork servers with canaries inside and return the best that held, at most `config.max_level`.
 
     Raises ServerFault where no fork server starts at all.
     """
@@ -198,7 +198,7 @@ def _shared_namespaces(pid: int) -> set[str]:
 
 @contextmanager
 def _targets() -> Iterator[dict[str, Any]]:
-    """Things of the trainer's that a program must not reach."""
+    """Provide things of the trainer's that a program must not reach."""
     import ctypes
 
     with tempfile.TemporaryDirectory(prefix="sdpo-canary-") as folder, ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""The pool's end of one fork server: starts it, asks it for runs, watches the clock, ends it."""
+"""The pool's side of one fork server: starting it, requesting runs, watching the clock, ending it."""
 
 import contextlib
 import glob
@@ -56,7 +56,7 @@ class ServerFault(Exception):
 
 @dataclass(frozen=True)
 class Layers:
-    """Which layers to ask a fork server for."""
+    """The layers that a fork server is asked for."""
 
     namespaces: bool = True
     landlock: bool = True
@@ -70,7 +70,7 @@ class Layers:
 
 @dataclass
 class Exit:
-    """How one process of a run ended: wait status, CPU seconds, peak resident bytes."""
+    """The end of one process of a run: wait status, CPU seconds, peak resident bytes."""
 
     status: int
     cpu: float
@@ -129,7 +129,7 @@ class ForkServer:
         self.report: dict[str, str] = json.loads(message)
 
     def run(self, request: dict[str, Any], descriptors: list[int], wall: float) -> Ended:
-        """Runs one program; `wall` is its limit in seconds, not counting time spent waiting for a core.
+        """Run one program; `wall` is its limit in seconds, not counting time spent waiting for a core.
 
         Raises ServerFault when the server fails; it is of no use afterwards.
         """
@@ -160,7 +160,7 @@ class ForkServer:
                 deadline, out_of_time = time.monotonic() + _ANSWER_SECONDS, True
 
     def _receive(self, deadline: float) -> tuple[bytes, int]:
-        """The next message and its sender's pid; b"" at the deadline. Raises ServerFault at the socket's end."""
+        """Return the next message and its sender's pid; b"" at the deadline. Raises ServerFault at the socket's end."""
         poll = select.poll()
         poll.register(self._socket, select.POLLIN)
         if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
@@ -244,7 +244,7 @@ def _packages() -> dict[str, str]:
 
 
 def visible_paths(packages: dict[str, str]) -> list[str]:
-    """All that programs may read: Python's library, shared libraries, the allowed packages, four devices."""
+    """Return all that programs may read: Python's library, shared libraries, the allowed packages, four devices."""
     paths = {*_SYSTEM_PATHS.split(), os.path.dirname(os.path.realpath(os.__file__))}
     paths.update(glob.glob(os.path.realpath(sys.base_prefix) + "/lib/*.so*"))
     for folder in packages.values():

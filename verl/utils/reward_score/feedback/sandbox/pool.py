@@ -1,4 +1,4 @@
-"""Shares fork servers between the threads of a process, and cores between the processes of a node."""
+"""Fork servers shared by the threads of a process, and cores shared by the processes of a node."""
 
 import asyncio
 import atexit
@@ -102,7 +102,7 @@ def _is_the_programs(outcome: TestOutcome, job: Job) -> bool:
     """Return whether the program did this, and not the machine: a full memory, a stopped process, a slow disk."""
     if outcome.status is Status.TIME_LIMIT:
         return outcome.cpu_seconds > job.time_limit
-    # A wall-clock limit of `lcb-official` that the program itself was told of.
+    # The wall-clock limit of `lcb-official`, raised in the program.
     return outcome.status in _REPEATABLE and outcome.exception != "TimeoutException"
 
 
@@ -138,7 +138,7 @@ class Pool:
                 lease.give_back()
 
     def take(self, *, numpy: bool) -> ForkServer:
-        """An idle server, else a new one. Raises SandboxUnavailable if a new one is confined less than the first."""
+        """Return an idle server or a new one. Raises SandboxUnavailable if that is confined less than the first."""
         with self._lock:
             for index in range(len(self._idle) - 1, -1, -1):
                 if self._idle[index][1] == numpy:
@@ -202,7 +202,7 @@ class _Lease:
 
 
 def default_workers() -> int:
-    """Usable cores; on machines with more than four, one stays with the trainer."""
+    """Return the number of usable cores; on machines with more than four, one stays with the trainer."""
     cores = len(os.sched_getaffinity(0))
     return cores - 1 if cores > 4 else cores
 
@@ -250,7 +250,7 @@ def configure(config: SandboxConfig) -> None:
 
 
 def shared() -> "Pool | RemotePool":
-    """This process's pool, started at the first call."""
+    """Return this process's pool, started at the first call."""
     global _pool
     with _pool_lock:
         if _pool is None:
@@ -265,7 +265,7 @@ def _end() -> None:
 
 
 def _forget() -> None:
-    """A forked process shares its parent's sockets; it must start servers of its own."""
+    """Forget the parent's pool in a forked process, which must start servers of its own."""
     global _pool, _pool_lock
     _pool, _pool_lock = None, threading.Lock()
 

@@ -1,4 +1,4 @@
-"""Runs jobs on a SandboxFusion server, through verl's client, with the harness that the local fork servers use.
+"""Run jobs on a SandboxFusion server, through verl's client, with the harness that the local fork servers use.
 
 The server runs one process per call, so a test's source would have to share it with the program: `assert` jobs stay
 with the local sandbox, and so does `lcb-official`.
@@ -45,7 +45,7 @@ else:
 
 
 def run_job(url: str, job: Job) -> list[TestOutcome]:
-    """One outcome per test. Raises SandboxUnavailable for jobs that need the local sandbox."""
+    """Return one outcome per test. Raises SandboxUnavailable for jobs that need the local sandbox."""
     if job.kind == "assert" or job.mode != "script":
         raise SandboxUnavailable(
             f"kind={job.kind!r} with mode={job.mode!r} cannot run on sandbox.remote_url={url!r}; "

@@ -1,4 +1,4 @@
-"""Runs the tests of one job on a fork server and reads off what happened, from bytes and exit statuses alone."""
+"""Run the tests of one job on a fork server and read off what happened, from bytes and exit statuses alone."""
 
 import json
 import math
@@ -27,7 +27,7 @@ _ENDS_JOB = (Status.TIME_LIMIT, Status.MEMORY_LIMIT)
 
 
 class Lease(Protocol):
-    """Where a job gets its fork server from; a server that failed is discarded, and the next call gives another."""
+    """The source of a job's fork servers; one that failed is discarded, and the next call gives another."""
 
     def server(self) -> ForkServer: ...
 
@@ -35,7 +35,7 @@ class Lease(Protocol):
 
 
 def run_job(job: Job, lease: Lease) -> list[TestOutcome]:
-    """One outcome per test. Never raises for what the program or the server did."""
+    """Return one outcome per test. Never raises for what the program or the server did."""
     if job.mode == "lcb-official":
         return _attempt(lease, partial(_run_official, job), len(job.tests))
     outcomes: list[TestOutcome] = []
@@ -99,7 +99,7 @@ def _run_official(job: Job, server: ForkServer) -> list[TestOutcome]:
 
 
 def output_limit(test: TestInput) -> int:
-    """Bytes, a power of two: the limit is visible to the program and must not tell the answer's length."""
+    """Return bytes, a power of two: the limit is visible to the program and must not reveal the answer's length."""
     return 1 << (max(test.output_limit, MIB) - 1).bit_length()
 
 
@@ -127,7 +127,7 @@ def _base(ended: Ended, files: list[int]) -> TestOutcome:
 def _judge(
     job: Job, ended: Ended, process: Exit, outcome: TestOutcome, record: dict[str, Any], limit: int
 ) -> TestOutcome:
-    """Decides the status: limits first, then signals, then what the harness recorded."""
+    """Decide the status: limits first, then signals, then what the harness recorded."""
     number = os.WTERMSIG(process.status) if os.WIFSIGNALED(process.status) else None
     code = os.waitstatus_to_exitcode(process.status) if number is None else None
     outcome = replace(outcome, signal=number, exit_code=code, **exception_fields(record))
@@ -151,7 +151,7 @@ def _judge(
 
 
 def with_result(outcome: TestOutcome, record: dict[str, Any]) -> TestOutcome:
-    """Adds what a function returned; without a record of it the run failed."""
+    """Add what a function returned; without a record of it the run failed."""
     if "value" not in record:
         message = f"exited with status {outcome.exit_code} before returning a value"
         return replace(outcome, status=Status.RUNTIME_ERROR, message=message)
@@ -161,7 +161,7 @@ def with_result(outcome: TestOutcome, record: dict[str, Any]) -> TestOutcome:
 def _judge_assertion(
     job: Job, ended: Ended, outcome: TestOutcome, record: dict[str, Any], verdict: dict[str, Any], limit: int
 ) -> TestOutcome:
-    """The driver's verdict counts; only where it lost the program does the program's own end say why."""
+    """Decide by the driver's verdict; only where it lost the program does the program's own end say why."""
     driver, program = ended.exits
     if "fault" in verdict:
         raise ServerFault(f"the test cannot be run: {verdict['fault']}")
@@ -275,7 +275,7 @@ def _bytes(descriptor: int, limit: int) -> bytes:
 
 @contextmanager
 def _files() -> Iterator[Callable[[str], int]]:
-    """Gives a function that makes memory files holding a text; they end with the block."""
+    """Provide a function that makes memory files holding a text; they end with the block."""
     opened: list[int] = []
 
     def create(text: str) -> int:

@@ -41,7 +41,7 @@ class TestFault(BaseException):
 
 
 def serve_program(source: str, channel: socket.socket) -> NoReturn:
-    """The program's side: loads it, then answers requests until the driver hangs up."""
+    """Load the program, then answer requests until the driver hangs up."""
 
     def serve() -> None:
         namespace = harness.new_module("solution")
@@ -55,7 +55,7 @@ def serve_program(source: str, channel: socket.socket) -> NoReturn:
 
 
 class _Program:
-    """Objects of the program that the driver knows by number."""
+    """The program's objects, which the driver knows by number."""
 
     def __init__(self, namespace: dict[str, Any]):
         self._namespace = namespace
@@ -92,7 +92,7 @@ class _Program:
 
 
 def run_test(context: str, test: str, fn_name: "str | None", channel: socket.socket) -> NoReturn:
-    """The driver's side: records {"passed": true}, or what stopped the test."""
+    """Run the test on the driver's side and record {"passed": true}, or what stopped it."""
     client = _Client(channel)
 
     def run() -> None:
@@ -134,7 +134,7 @@ def _compile(source: str, name: str) -> types.CodeType:
 
 
 def unbound_names(test: str, known: Set[str]) -> set[str]:
-    """Names that the test reads and that neither it binds nor anybody trusted (`known`)."""
+    """Return the names that the test reads and that neither it binds nor anybody trusted (`known`)."""
     read: set[str] = set()
     bound = set(known)
     for node in ast.walk(ast.parse(test)):
@@ -156,13 +156,13 @@ _PYTHON_NAMES = frozenset(dir(builtins))
 
 
 class SolutionError(Exception):
-    """What the program raised while the test called it; also an instance of the builtin class of that name."""
+    """An exception of the program's during a call; also an instance of the builtin class of that name."""
 
     details: ClassVar[dict[str, Any]] = {}
 
 
 class Remote:
-    """Stands for an object of the program. Compares by identity only, so the program never answers a comparison."""
+    """A proxy for an object of the program. Compares by identity only, so the program never answers a comparison."""
 
     def __init__(self, client: "_Client", content: list[Any]):
         self._client, self._content = client, content
@@ -215,7 +215,7 @@ class _Client:
         return value
 
     def shown(self) -> dict[str, Any]:
-        """The last call and, unless it is large, its result."""
+        """Return the last call and, unless it is large, its result."""
         if self._call is None:
             return {}
         name, arguments, keywords = self._call
@@ -246,7 +246,7 @@ class _Client:
 
 
 def _array(content: list[Any]) -> Any:
-    """A numpy array from its record; the only `other` value that travels."""
+    """Return a numpy array from its record; the only `other` value that travels."""
     if content[0] != "numpy.ndarray":
         raise ValueError(f"cannot be sent: {content[0]}")
     return importlib.import_module("numpy").array(values.decode(content[1], lambda tag, _: None))
@@ -262,7 +262,7 @@ def _reference(value: Any) -> dict[str, Any]:
 
 
 def _rebuild(details: dict[str, Any]) -> Exception:
-    """An exception that the test can catch as the builtin class that the program raised."""
+    """Return an exception that the test can catch as the builtin class that the program raised."""
     parent: type = Exception
     for name in details.get("bases", ()):
         known = getattr(builtins, name, None) if isinstance(name, str) else None
@@ -304,7 +304,7 @@ def _send(channel: socket.socket, data: Any) -> None:
 
 
 def _receive(channel: socket.socket) -> Any:
-    """The next message; None when the other side is gone or talks nonsense."""
+    """Return the next message; None when the other side is gone or talks nonsense."""
     header = _read(channel, 4)
     size = struct.unpack("=I", header)[0] if len(header) == 4 else 0
     if not 0 < size <= _MAX_MESSAGE:

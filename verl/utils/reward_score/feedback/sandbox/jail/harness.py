@@ -1,4 +1,4 @@
-"""Runs one program in the child that was forked for it, and records how that ended on descriptor 3.
+"""Run one program in the child that was forked for it, and record how that ended on descriptor 3.
 
 Everything here shares its process with the program, which may rewrite any of it. That harms only the program's own
 record: what it is worth is decided elsewhere.
@@ -38,7 +38,7 @@ PREAMBLE = "".join(f"from {name} import *\n" for name in _STAR_IMPORTS.split()) 
 
 
 def prepare() -> None:
-    """Done once by the fork server: interpreter settings, and the names every program finds.
+    """Set up the interpreter and the names that every program finds; the fork server does it once.
 
     The names go where Python looks last, so that a program's own namespace holds only what it defined.
     """
@@ -72,13 +72,13 @@ def _stream(descriptor: int, name: str, mode: str, **options: Any) -> io.TextIOW
 
 
 def run_script(source: str) -> NoReturn:
-    """The program as `python solution.py`."""
+    """Run the program as `python solution.py` would."""
     namespace = new_module("__main__")
     guarded(lambda: exec(compile_program(source), namespace))
 
 
 def run_function(source: str, fn_name: str) -> NoReturn:
-    """Calls the program's `fn_name` with the arguments on stdin and records what it returns."""
+    """Call the program's `fn_name` with the arguments on stdin and record what it returns."""
     arguments = json.loads(read_input())
 
     def call() -> None:
@@ -92,7 +92,7 @@ def run_function(source: str, fn_name: str) -> NoReturn:
 
 
 def find_target(namespace: dict[str, Any], fn_name: str) -> Any:
-    """The method of `class Solution`, else the top-level function. Raises NameError when there is neither."""
+    """Return the method of `class Solution`, else the top-level function. Raises NameError when there is neither."""
     solution = namespace.get("Solution")
     if isinstance(solution, type) and hasattr(solution, fn_name):
         return getattr(solution(), fn_name)
@@ -116,7 +116,7 @@ def compile_program(source: str) -> types.CodeType:
 
 
 class CompileFailed(BaseException):
-    """Carries what `compile` raised past `except Exception`."""
+    """A carrier of what `compile` raised past `except Exception`."""
 
     def __init__(self, cause: BaseException):
         super().__init__(cause)
@@ -124,7 +124,7 @@ class CompileFailed(BaseException):
 
 
 def new_module(name: str) -> dict[str, Any]:
-    """The namespace of a fresh module; code that runs as it finds itself in sys.modules."""
+    """Return the namespace of a fresh module; code that runs as it finds itself in sys.modules."""
     module = types.ModuleType(name)
     module.__dict__.update(__file__=FILENAME, __builtins__=builtins)
     sys.modules[name] = module
@@ -132,7 +132,7 @@ def new_module(name: str) -> dict[str, Any]:
 
 
 def guarded(action: Callable[[], None]) -> NoReturn:
-    """Runs `action`, records what it raises, ends the process as the interpreter would."""
+    """Run `action`, record what it raises, and end the process as the interpreter would."""
     status = 0
     try:
         action()
@@ -158,7 +158,7 @@ def exit_status(error: SystemExit) -> int:
 
 
 def finish(status: int) -> NoReturn:
-    """What interpreter shutdown does for a program, without tearing down what the fork server shares."""
+    """Do what the interpreter's shutdown does for a program, without tearing down what the fork server shares."""
     real: Any = sys.__stdout__
     for step in (threading._shutdown, atexit._run_exitfuncs, sys.stdout.flush, real.flush):  # type: ignore[attr-defined]
         with contextlib.suppress(BaseException):
@@ -169,7 +169,7 @@ def finish(status: int) -> NoReturn:
 
 
 def describe(error: BaseException) -> dict[str, Any]:
-    """An exception as JSON-able data: `exception`, `message`, `frames` of the program, outermost first."""
+    """Return an exception as JSON-able data: `exception`, `message`, `frames` of the program, outermost first."""
     return {
         "exception": type(error).__name__[:200],
         "message": _message(error)[:_MAX_TEXT],
@@ -210,7 +210,7 @@ def record(data: dict[str, Any]) -> None:
 
 
 def read_input() -> str:
-    """All of stdin, of which the program then finds nothing left."""
+    """Return all of stdin, of which the program then finds nothing left."""
     text = read_all(0)
     os.lseek(0, 0, os.SEEK_END)
     return text

@@ -18,12 +18,12 @@ _FS_RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
 
 
 def abi() -> int:
-    """The kernel's Landlock ABI. Raises OSError (ENOSYS, EOPNOTSUPP) where there is none."""
+    """Return the kernel's Landlock ABI. Raises OSError (ENOSYS, EOPNOTSUPP) where there is none."""
     return syscall("landlock", _CREATE_RULESET, None, 0, _VERSION_FLAG)
 
 
 def restrict(readable: list[str], writable: list[str]) -> int:
-    """Confines the calling process for good and returns the ABI used; paths that do not exist are left out.
+    """Confine the calling process for good and return the ABI used; paths that do not exist are left out.
 
     readable: files and directory trees. writable: device files such as /dev/null.
     """

@@ -35,7 +35,7 @@ class TimeoutException(Exception):
 
 
 def run(source: str, inputs: list[str], fn_name: "str | None", seconds: int) -> NoReturn:
-    """Runs all tests until one raises, and records {"tests": [{"stdout" or "value"} or {"exception", ...}]}."""
+    """Run all tests until one raises, and record {"tests": [{"stdout" or "value"} or {"exception", ...}]}."""
     done: list[dict[str, Any]] = []
     _disable()
     signal.signal(signal.SIGALRM, _on_alarm)
@@ -142,7 +142,7 @@ class _Buffer:
 
 
 class _Stdin:
-    """Has no `__iter__`: `for line in sys.stdin` fails, as it does officially."""
+    """A stdin without `__iter__`: `for line in sys.stdin` fails, as it does officially."""
 
     def __init__(self, text: str):
         self._text = text
@@ -163,7 +163,7 @@ class _Stdin:
 
 
 def _with_stdin(function: Callable[[], Any], text: str) -> None:
-    """Mocks sys.stdin. The real object is patched as well: programs hold it through `from sys import stdin`."""
+    """Mock sys.stdin. The real object is patched as well: programs hold it through `from sys import stdin`."""
     lines = iter(text.split("\n"))
     real: Any = sys.stdin
     real.read = lambda *_: text
@@ -186,7 +186,7 @@ def _on_alarm(signum: int, frame: Any) -> NoReturn:
 
 
 def _disable() -> None:
-    """The official `reliability_guard`: programs see None where it put None."""
+    """Repeat the official `reliability_guard`: programs see None where it put None."""
     import builtins
 
     for name in _DISABLED_OS.split():

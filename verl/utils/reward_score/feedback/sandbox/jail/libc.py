@@ -7,7 +7,7 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def check(result: int, what: str) -> int:
-    """Passes a C call's result on; raises OSError naming `what` where it failed."""
+    """Pass a C call's result on; raise OSError naming `what` where it failed."""
     if result < 0:
         error = ctypes.get_errno()
         raise OSError(error, f"{what}: {os.strerror(error)}")

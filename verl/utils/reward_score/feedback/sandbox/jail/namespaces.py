@@ -1,4 +1,4 @@
-"""Leaves the machine's namespaces: user, mount, network, IPC, hostname and processes."""
+"""Private namespaces: user, mount, network, IPC, hostname and processes."""
 
 import contextlib
 import os
@@ -18,7 +18,7 @@ _STAGING = "/proc"
 
 
 def enter(visible: list[str]) -> str:
-    """Goes on as process 1 of its own world, whose root directory holds only `visible`.
+    """Go on as process 1 of namespaces of its own, whose root directory holds only `visible`.
 
     The calling process stays behind to wait and never returns; the function returns in its child. Raises OSError
     where the kernel refuses; what was entered until then stays entered.
@@ -64,7 +64,7 @@ def _show(path: str) -> None:
 
 
 def _show_standard_streams() -> None:
-    """/dev/stdin, /dev/fd and their like; they need a /proc, which machines that mask theirs do not give."""
+    """Make /dev/stdin, /dev/fd and their like; they need a /proc, which machines that mask theirs do not give."""
     os.mkdir(_STAGING + "/proc")
     with contextlib.suppress(OSError):
         _mount("proc", _STAGING + "/proc", "proc", 0)

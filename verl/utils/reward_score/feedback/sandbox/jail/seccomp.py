@@ -62,7 +62,7 @@ sched_setparam sched_setattr
 
 
 def server_filter(arch: str, *, deny_writing: bool) -> list[Instruction]:
-    """The filter of the fork server: it may fork, wait for and kill its children, and read files.
+    """Return the fork server's filter: it may fork, wait for and kill its children, and read files.
 
     deny_writing: also refuse to open files for writing, for machines where Landlock does not do it.
     """
@@ -82,13 +82,13 @@ def server_filter(arch: str, *, deny_writing: bool) -> list[Instruction]:
 
 
 def program_filter(arch: str, pid: int) -> list[Instruction]:
-    """What a child may do less than its server: threads but no processes, signals to itself (`pid`) only."""
+    """Return what a child is refused as well: threads but no processes, signals to itself (`pid`) only."""
     rules = _Rules(arch)
     rules.deny(_PROGRAM_DENIED.split())
     rules.require_bits("clone", 0, _CLONE_THREAD)
     for call in ("kill", "tkill", "tgkill"):
         rules.allow_only_masked(call, 0, 0xFFFFFFFF, pid)
-    # Limits can be read. Many solutions raise the stack's, and a larger one would help nobody: they are told "done".
+    # Limits can be read. Many solutions raise the stack's, and a larger one would help nobody: the call just succeeds.
     rules.pretend_value("setrlimit", 0, _RLIMIT_STACK)
     rules.pretend_value("prlimit64", 1, _RLIMIT_STACK, unless_null=2, must_be_null=3)
     rules.allow_only_values("prctl", 0, _PRCTL_NAME)
@@ -96,7 +96,7 @@ def program_filter(arch: str, pid: int) -> list[Instruction]:
 
 
 def install(program: list[Instruction]) -> None:
-    """Puts the calling thread under the filter for good. Raises OSError where the kernel refuses."""
+    """Put the calling thread under the filter for good. Raises OSError where the kernel refuses."""
     code = b"".join(struct.pack("=HBBI", *instruction) for instruction in program)
     buffer = ctypes.create_string_buffer(code, len(code))
     # struct sock_fprog: unsigned short length, pointer.
@@ -106,7 +106,7 @@ def install(program: list[Instruction]) -> None:
 
 
 class _Rules:
-    """Collects rules; each is `if number == N: ...return`, so their order does not matter."""
+    """A collection of rules; each is `if number == N: ...return`, so their order does not matter."""
 
     def __init__(self, arch: str):
         self._column = _COLUMN[arch]
@@ -184,5 +184,5 @@ def _if_null(argument: int, then: int) -> list[Instruction]:
 
 
 def _low(argument: int) -> Instruction:
-    """Loads the low half of an argument; both architectures are little-endian."""
+    """Load the low half of an argument; both architectures are little-endian."""
     return (_LOAD, 0, 0, 16 + 8 * argument)

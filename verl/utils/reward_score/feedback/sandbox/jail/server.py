@@ -1,4 +1,4 @@
-"""The fork server: enters the jail once, then forks a child for every run that it is asked for.
+"""The fork server, which enters the jail once and then forks a child for every run that it is asked for.
 
 It talks to its pool over one SOCK_SEQPACKET socket. A request is a JSON header with descriptors (program, input,
 stdout, stderr, result; for assertion tests also the test and its verdict); what those hold it never reads. Children
@@ -48,7 +48,7 @@ _DEV_NULL = os.open(os.devnull, os.O_RDWR)
 
 
 def main(spec_text: str) -> NoReturn:
-    """`spec`: control (descriptor), namespaces, landlock, seccomp (booleans), visible, packages, preload."""
+    """Serve runs. spec: control (descriptor), namespaces, landlock, seccomp (booleans), visible, packages, preload."""
     spec = json.loads(spec_text)
     control = socket.socket(fileno=spec["control"])
     _limit_server()
@@ -75,7 +75,7 @@ def _limit_server() -> None:
 
 
 def _confine(spec: dict[str, Any]) -> dict[str, str]:
-    """Enters each layer asked for; returns per layer what was entered, "off", or "no (...)"."""
+    """Enter each layer asked for; return per layer what was entered, "off", or "no (...)"."""
     report = {}
     # Before numpy: its threads would forbid leaving the user namespace.
     report["namespaces"] = _try(spec["namespaces"], lambda: namespaces.enter(spec["visible"]))
@@ -112,7 +112,7 @@ def _filter_calls(deny_writing: bool) -> str:
 
 
 class _AllowedPackages:
-    """Finds third-party packages by name, so that their siblings in site-packages stay out of reach."""
+    """A finder of third-party packages by name, so that their siblings in site-packages stay out of reach."""
 
     def __init__(self, paths: dict[str, str]):
         self._paths = paths
@@ -214,7 +214,10 @@ def _supervise(control: socket.socket, pids: list[int]) -> dict[str, Any]:
 
 
 def _threads(pid: int) -> int:
-    """Count a process's threads: the folders in its folder `task`. Landlock lets files be looked at, if not read."""
+    """Count a process's threads: the folders in its folder `task`, which Landlock does not hide.
+
+    Without a /proc in the jail only the address space bounds them.
+    """
     try:
         return os.stat(f"/proc/{pid}/task").st_nlink - 2
     except OSError:
@@ -227,13 +230,13 @@ def _kill(alive: dict[int, int]) -> None:
 
 
 class _Child:
-    """Turns a fork into a confined run."""
+    """A fork that becomes a confined run."""
 
     def __init__(self, control: socket.socket, request: dict[str, Any], confined: bool):
         self._control, self._request, self._confined = control, request, confined
 
     def fork(self, standard: list[int], text: int, channel: "socket.socket | None") -> int:
-        """Forks; the child gets `standard` as descriptors 0-3 and runs what `text` and the request say."""
+        """Fork; the child gets `standard` as descriptors 0-3 and runs what `text` and the request say."""
         server = os.getpid()
         pid = os.fork()
         if pid:
@@ -261,7 +264,7 @@ class _Child:
         self._start(source, channel, driving)
 
     def _arrange(self, standard: list[int], channel: "socket.socket | None") -> "socket.socket | None":
-        """Leaves open: 0-3 and, for assertion tests, the channel as 4."""
+        """Leave open descriptors 0-3 and, for assertion tests, the channel as 4."""
         wanted = standard + ([channel.detach()] if channel else [])
         self._control.detach()
         high = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, _HIGHEST // 2) for descriptor in wanted]

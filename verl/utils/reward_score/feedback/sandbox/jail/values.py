@@ -25,7 +25,7 @@ class TooDeep(ValueError):
 
 
 def encode(value: Any, fallback: "Fallback | None" = None, depth: int = 0) -> Any:
-    """JSON-able form of `value`. A subclass counts as its base unless it redefines equality."""
+    """Return the JSON-able form of `value`. A subclass counts as its base unless it redefines equality."""
     if depth > MAX_DEPTH:
         raise TooDeep(f"the value is nested deeper than {MAX_DEPTH} levels")
     kind = _plain_base(type(value))
@@ -61,12 +61,12 @@ def encode(value: Any, fallback: "Fallback | None" = None, depth: int = 0) -> An
 
 
 def other(value: Any) -> dict[str, Any]:
-    """The record of something that is not plain data."""
+    """Return the record of something that is not plain data."""
     return named(type_name(value))
 
 
 def named(name: str) -> dict[str, Any]:
-    """The record of something of which only a name is known."""
+    """Return the record of something of which only a name is known."""
     return {"t": "other", "v": [name, None]}
 
 
@@ -78,7 +78,7 @@ def type_name(value: Any) -> str:
 
 
 class Collisions:
-    """Bounds the equal hashes among the keys of one decoded value.
+    """A bound on the equal hashes among the keys of one decoded value.
 
     A hash table compares every pair of keys whose hashes are equal, and integers of equal hash are easily had: 30,000
     of them cost the process that builds a set of them 16 s. Raises ValueError when more than MAX_PAIRS were met.

@@ -13,6 +13,7 @@ import time
 import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
@@ -133,6 +134,9 @@ class TestScheduler:
             # A process that was stopped, swapped out, or waited for a disk.
             (TestOutcome(Status.TIME_LIMIT, cpu_seconds=0.2), 2),
             (TestOutcome(Status.RUNTIME_ERROR, exception="TimeoutException"), 2),
+            (TestOutcome(Status.RUNTIME_ERROR, exception="RuntimeError", message="can't start new thread"), 2),
+            (TestOutcome(Status.RUNTIME_ERROR, exception="OSError", message="[Errno 23] Too many open files"), 2),
+            (TestOutcome(Status.RUNTIME_ERROR, exception="BlockingIOError"), 2),
             # The machine's memory was full.
             (TestOutcome(Status.MEMORY_LIMIT), 2),
             (TestOutcome(Status.KILLED, signal=9), 2),
@@ -150,6 +154,19 @@ class TestScheduler:
         assert [scheduler.run([_job("a")]) for _ in range(2)] == [[[outcome]]] * 2
         scheduler.end()
         assert len(ran) == runs
+
+    def test_a_wall_clock_limit_over_many_tests_is_not_remembered(self) -> None:
+        ran = []
+
+        def work(job: Job) -> list[TestOutcome]:
+            ran.append(job)
+            return [TestOutcome(Status.TIME_LIMIT, cpu_seconds=60)]
+
+        scheduler = pool.Scheduler(work, workers=1, deadline=60)
+        for _ in range(2):
+            scheduler.run([replace(_job("a"), mode="lcb-official")])
+        scheduler.end()
+        assert len(ran) == 2
 
     def test_every_caller_gets_outcomes_of_its_own(self) -> None:
         def work(job: Job) -> list[TestOutcome]:

@@ -98,12 +98,18 @@ _REPEATABLE = (
 )  # fmt: skip
 
 
+# Raised for want of memory, threads or files of the machine; of a program's own doing they have names of their own
+# (PermissionError, FileNotFoundError). TimeoutException is the wall-clock limit of `lcb-official`.
+_MACHINES_EXCEPTIONS = ("MemoryError", "OSError", "BlockingIOError", "TimeoutException")
+
+
 def _is_the_programs(outcome: TestOutcome, job: Job) -> bool:
     """Return whether the program did this, and not the machine: a full memory, a stopped process, a slow disk."""
     if outcome.status is Status.TIME_LIMIT:
-        return outcome.cpu_seconds > job.time_limit
-    # The wall-clock limit of `lcb-official`, raised in the program.
-    return outcome.status in _REPEATABLE and outcome.exception != "TimeoutException"
+        # All tests of an `lcb-official` job share one process and its CPU time.
+        return job.mode == "script" and outcome.cpu_seconds > job.time_limit
+    no_thread = outcome.message == "can't start new thread"
+    return outcome.status in _REPEATABLE and outcome.exception not in _MACHINES_EXCEPTIONS and not no_thread
 
 
 class Pool:

@@ -1,4 +1,4 @@
-"""What the driver of a training does between the last response and the update, while the accelerators wait: its time.
+"""Time what the driver does between the last response and the update, while the accelerators wait.
 
     python -m benchmarks.driver [--model outputs/quickstart/model] [--questions 32] [--rollouts 8] [--tokens 8192]
         [--json FILE]

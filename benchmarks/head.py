@@ -40,7 +40,7 @@ class Shape:
 
 
 def make_step(variant: str, shape: Shape, dtype: torch.dtype) -> Callable[[], None]:
-    """What is measured; its inputs exist already."""
+    """Call that is measured; its inputs exist already."""
     generator = torch.Generator().manual_seed(0)
     tokens = shape.prompt + shape.response if variant == "authors" else shape.response
     hidden = [torch.randn(tokens, shape.hidden, generator=generator).to(dtype) for _ in range(2)]

@@ -6,7 +6,7 @@ from typing import Any
 
 
 def measured(target: Callable[..., None], *arguments: Any, start: str) -> Any:
-    """What `target` sends through the connection that it gets after `arguments`, of which the first names it.
+    """Return what `target` sends through the connection that it gets after `arguments`, of which the first names it.
 
     Args:
         start: of the process, "fork" or "spawn".

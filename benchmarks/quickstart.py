@@ -56,7 +56,7 @@ def train_trl(python: Path, folder: Path, steps: int, seed: int) -> list[dict]:
 
 
 def summary(records: list[dict]) -> dict:
-    """Of one training: the median step, the first step at the goal (None: never), and the minutes until then."""
+    """Return of one training the median step, the first step at the goal (None: never), and the minutes until then."""
     reached = next((i for i, record in enumerate(records, 1) if record["train"] >= GOAL), None)
     seconds = [record["seconds"] for record in records]
     return {

@@ -89,7 +89,7 @@ def sandbox(program: str, text: str, answer: str, count: int) -> tuple[float, li
 
 
 def cpu_seconds() -> float:
-    """Of this process and all its ended descendants."""
+    """CPU seconds of this process and all its ended descendants."""
     usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 

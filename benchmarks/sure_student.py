@@ -48,7 +48,7 @@ class Reader:
 
 
 def teacher_prompt(task: Task, reply: str) -> str:
-    """What the recipe's teacher reads."""
+    """Prompt that the recipe's teacher reads."""
     block = OmegaConf.load(CONFIG / f"{NAME}_sdpo.yaml").actor_rollout_ref.actor.self_distillation
     base = OmegaConf.load(CONFIG / "quickstart_sdpo.yaml").actor_rollout_ref.actor.self_distillation
     feedback = fill(block.feedback_template, feedback_raw=find_fault(NAME, reply, task.call))
@@ -60,7 +60,7 @@ _EMPTY = dict.fromkeys(("solution", "attempt", "failed_attempts"), "")
 
 
 def gradient(student_V: torch.Tensor, teacher_V: torch.Tensor, token: int, alpha: float) -> float:
-    """Of the divergence with respect to the student's logit of one token."""
+    """Gradient of the divergence with respect to the student's logit of one token."""
     logits_V = student_V.clone().requires_grad_()
     (slope_V,) = torch.autograd.grad(divergence(logits_V.log_softmax(-1), teacher_V, alpha), logits_V)
     return slope_V[token].item()

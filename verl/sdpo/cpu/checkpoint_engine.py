@@ -19,7 +19,7 @@ class TCPCheckpointEngine(CheckpointEngine):
         self.sockets: list[zmq.Socket] = []
 
     def prepare(self) -> dict[str, str]:
-        """Where this process listens, unless it is the one that sends."""
+        """Address at which this process listens, unless it is the one that sends."""
         if self.is_master:
             return {}
         inbox: zmq.Socket = zmq.Context.instance().socket(zmq.PULL)

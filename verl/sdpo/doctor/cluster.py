@@ -17,7 +17,7 @@ STORE_SHARE, STORE = 0.3, 10**10
 
 
 def check_open_files() -> Finding:
-    """Whether Ray may open as many files and sockets as it needs."""
+    """Check that Ray may open as many files and sockets as it needs."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     found = "any number" if hard == resource.RLIM_INFINITY else str(hard)
     if hard != resource.RLIM_INFINITY and hard < OPEN_FILES:
@@ -26,7 +26,7 @@ def check_open_files() -> Finding:
 
 
 def check_shared_memory(config: Mapping, folder: str = "/dev/shm") -> Finding:
-    """Whether /dev/shm has room for Ray's objects and, without GPUs, for the weights on their way to the engine."""
+    """Check that /dev/shm has room for Ray's objects and, without GPUs, for the weights on their way to the engine."""
     import psutil
 
     subject, fix = "shared memory", "Enlarge /dev/shm (--shm-size of docker and podman), or delete what lies there."
@@ -43,7 +43,7 @@ def check_shared_memory(config: Mapping, folder: str = "/dev/shm") -> Finding:
 
 
 def living_nodes() -> list[dict]:
-    """Of the Ray at RAY_ADDRESS.
+    """Return the nodes of the Ray at RAY_ADDRESS.
 
     Raises:
         ConnectionError: it does not answer.
@@ -58,7 +58,7 @@ def living_nodes() -> list[dict]:
 
 
 def check_nodes(trainer: Mapping) -> Iterator[Finding]:
-    """Whether a running Ray has the nodes and GPUs that the trainer wants. Nothing where it starts its own."""
+    """Check that a running Ray has the nodes and GPUs that the trainer needs; nothing if it starts its own."""
     wanted, gpus = trainer["nnodes"], trainer["n_gpus_per_node"]
     fix = "experiments/cluster.sh begins Ray on several machines; in a Slurm job SITE_NODES does (docs/experiments.md)."
     if "RAY_ADDRESS" not in os.environ:

@@ -32,7 +32,7 @@ def check_data(data: Mapping, key: str, tokenizer) -> Iterator[Finding]:
 
 
 def check_file(path: Path, subject: str, data: Mapping, tokenizer) -> Finding:
-    """Whether a file has the columns that verl and the graders read, and messages that the chat template can render."""
+    """Check that a file has the columns that verl and graders read, and messages that the chat template renders."""
     try:
         metadata = pq.read_metadata(path)
     except (pa.lib.ArrowException, OSError) as error:

@@ -1,4 +1,4 @@
-"""What a check reports."""
+"""Report of a check."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ OK, WARN, FAIL = "OK", "WARN", "FAIL"
 
 
 class Finding(NamedTuple):
-    """What one check found, and for a problem how to fix it."""
+    """Result of one check, with the fix of a problem."""
 
     status: str
     subject: str

@@ -31,7 +31,7 @@ def check_python() -> Finding:
 
 
 def check_verl(module=verl) -> Finding:
-    """Whether the verl that Python imports is the released one, unchanged."""
+    """Check that the verl that Python imports is the released one, unchanged."""
     reinstall = f"pip install --force-reinstall --no-deps verl=={SUPPORTED_VERL}"
     try:
         distribution = importlib.metadata.distribution("verl")
@@ -72,7 +72,7 @@ def changed_files(distribution: importlib.metadata.Distribution) -> list[str]:
 
 
 def import_error(name: str) -> Exception | None:
-    """What importing a module raises.
+    """Return what importing a module raises.
 
     It runs code of other packages, which fails in any way: a library that does not load is an OSError, one built for
     another torch a RuntimeError.
@@ -85,7 +85,7 @@ def import_error(name: str) -> Exception | None:
 
 
 def check_checkout() -> Iterator[Finding]:
-    """Whether the code that runs is that of the repository whose scripts start it (SDPO_REPO, set by train.sh).
+    """Check that the code that runs is that of the repository whose scripts start it (SDPO_REPO, set by train.sh).
 
     A container brings the code that it was built with, and its `user.yaml`; the scripts are those that are mounted.
     """
@@ -102,7 +102,7 @@ def check_checkout() -> Iterator[Finding]:
 
 
 def check_plugin() -> Finding:
-    """Whether `import verl` loaded this plugin, whose exceptions verl hides."""
+    """Check that `import verl` loaded this plugin, whose exceptions verl hides."""
     subject = "plugin"
     points = importlib.metadata.entry_points(group="verl.plugins", name="sdpo")
     if not points:
@@ -132,7 +132,7 @@ def check_plugin() -> Finding:
 
 
 def check_engine(name: str) -> Finding:
-    """Whether the inference engine is installed, of a version that verl accepts, and can be imported."""
+    """Check that the inference engine is installed, of a version that verl accepts, and can be imported."""
     if name not in ENGINES:
         return Finding(WARN, "rollout", f"engine {name} is not known here", f"Use one of {', '.join(ENGINES)}.")
     from packaging.version import Version
@@ -151,7 +151,7 @@ def check_engine(name: str) -> Finding:
 
 
 def check_attention(model) -> Finding:
-    """Whether the attention that the configuration asks for is there. `model`: `actor_rollout_ref.model`."""
+    """Check that the attention that the configuration asks for is there. `model`: `actor_rollout_ref.model`."""
     subject = "attention"
     wanted = (model["override_config"] or {}).get("attn_implementation", "flash_attention_2")
     needs_flash = wanted.startswith("flash_attention") or model["use_remove_padding"]

@@ -57,7 +57,7 @@ def find_gpus() -> list[GPU]:
 
 
 def check_gpus(gpus: list[GPU], wanted: int) -> Finding:
-    """Whether this node has as many GPUs as `trainer.n_gpus_per_node`, and nobody else uses them."""
+    """Check that this node has `trainer.n_gpus_per_node` GPUs that nobody else uses."""
     if not gpus:
         return Finding(
             FAIL,
@@ -79,7 +79,7 @@ def check_gpus(gpus: list[GPU], wanted: int) -> Finding:
 
 
 def advice(update: Update) -> str:
-    """What makes the largest part of an update smaller."""
+    """Say what makes the largest part of an update smaller."""
     if update.state + update.teacher > update.passes.peak:
         return (
             "Use more GPUs, train an adapter (actor_rollout_ref.model.lora_rank=32), with FSDP2 set "
@@ -96,7 +96,7 @@ def advice(update: Update) -> str:
 
 
 def check_gpu_memory(need: Need, rollout, total: int) -> Finding:
-    """Whether the estimated peaks fit into a GPU of `total` bytes."""
+    """Check that the estimated peaks fit into a GPU of `total` bytes."""
     subject = "GPU memory"
     update, sampling, kv_cache = gpu_peaks(need, rollout, total)
     passes, worst = need.update.passes, need.update.passes.worst
@@ -123,7 +123,7 @@ def check_gpu_memory(need: Need, rollout, total: int) -> Finding:
 
 
 def check_memory(what: str, needed: int) -> Finding:
-    """Whether the machine has `needed` bytes of memory free for `what`."""
+    """Check that the machine has `needed` bytes of memory free for `what`."""
     import psutil
 
     available = psutil.virtual_memory().available
@@ -134,7 +134,7 @@ def check_memory(what: str, needed: int) -> Finding:
 
 
 def check_disk(folder: str, checkpoint: int, copies: int | None) -> Finding:
-    """Whether `trainer.default_local_dir` can be written, and has room for the checkpoints kept at once."""
+    """Check that `trainer.default_local_dir` can be written, and has room for the checkpoints kept at once."""
     subject = "checkpoints"
     parent = next(path for path in [Path(folder).absolute(), *Path(folder).absolute().parents] if path.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):

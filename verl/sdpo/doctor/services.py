@@ -34,7 +34,7 @@ def socket_paths(config: Mapping) -> dict[str, str]:
 
 
 def check_sockets(config: Mapping) -> Finding:
-    """Whether Ray and vLLM can make their Unix sockets: the kernel allows a path of 107 bytes."""
+    """Check that Ray and vLLM can make their Unix sockets: the kernel allows a path of 107 bytes."""
     subject = "sockets"
     lengths = {name: len(os.fsencode(path)) for name, path in socket_paths(config).items()}
     for name, length in lengths.items():
@@ -46,7 +46,7 @@ def check_sockets(config: Mapping) -> Finding:
 
 
 def check_sandbox() -> Finding:
-    """How far this machine can confine model-written programs."""
+    """Check how far this machine can confine model-written programs."""
     from verl.utils.reward_score.feedback.sandbox.api import SandboxConfig
     from verl.utils.reward_score.feedback.sandbox.canaries import examine
 
@@ -66,7 +66,7 @@ def check_sandbox() -> Finding:
 
 
 def check_wandb(loggers) -> Iterator[Finding]:
-    """Whether wandb, if it is a logger, will know who logs in; it asks on the terminal otherwise."""
+    """Check that wandb, if it is a logger, will know who logs in; it asks on the terminal otherwise."""
     if "wandb" not in ([loggers] if isinstance(loggers, str) else loggers or []):
         return
     mode = os.environ.get("WANDB_MODE", "online")

@@ -23,7 +23,7 @@ def netrc_file() -> Path:
 
 
 def has_login() -> bool:
-    """Whether a key is in the environment, or in the netrc file for this server."""
+    """Return True if a key is in the environment, or in the netrc file for this server."""
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
     try:

@@ -10,7 +10,7 @@ from typing import ClassVar
 from tests.chaos import machine
 from tests.chaos.plan import Moment
 from tests.chaos.training import Training
-from verl.sdpo.runs.checkpoints import SEAL
+from verl.sdpo.runs.checkpoints import MANIFEST
 
 # For what a few steps bring.
 PATIENCE_S = 300
@@ -145,7 +145,7 @@ class TornCheckpoint(Fault):
 
     may_repeat = 2
     says = r"interrupted; start it again to continue"
-    says_again = r"is torn: .* The run goes on from global_step_"
+    says_again = r"is incomplete: .* The run goes on from global_step_"
     is_due = False
 
     def inject(self) -> str:
@@ -160,7 +160,7 @@ class TornCheckpoint(Fault):
         self.is_due = False
         folder = self.training.checkpoints / f"global_step_{self.training.saved}"
         files = sorted(path for path in folder.rglob("*") if path.is_file() and path.stat().st_size)
-        file = self.draw.choice([path for path in files if path.name != SEAL])
+        file = self.draw.choice([path for path in files if path.name != MANIFEST])
         os.truncate(file, int(self.draw.random() * file.stat().st_size))
 
 

@@ -13,7 +13,17 @@ from verl.sdpo.config import SelfDistillationConfig, defaults
 from verl.sdpo.context import Grading
 from verl.sdpo.probe import run as probe_run
 from verl.sdpo.probe.__main__ import contexts_of, parse_arguments
-from verl.sdpo.probe.measures import CONTEXTS, Answer, Row, TokenScores, interval, summarise, table, to_json, verdict
+from verl.sdpo.probe.measures import (
+    CONTEXTS,
+    Answer,
+    Row,
+    TokenScores,
+    context_table,
+    interval,
+    summarise,
+    to_json,
+    verdict,
+)
 from verl.sdpo.probe.models import Scorer, TransformersSampler
 from verl.sdpo.probe.run import Grader, Probe, Size, read_questions, to_answer
 from verl.sdpo.teacher_rows import TeacherRowBuilder
@@ -110,7 +120,7 @@ def test_without_a_row_nothing_teaches():
 
 def test_the_table_has_the_best_first_and_json_has_it_all():
     rows = [row("a", gain=(0.1, 0.0, 0.2)), row("b", gain=(0.5, 0.4, 0.6))]
-    lines = table(rows).splitlines()
+    lines = context_table(rows).splitlines()
     assert [line.split(" | ")[0] for line in lines[2:]] == ["| b", "| a"]
     assert {line.count("|") for line in lines} == {12}
     numbers = json.loads(json.dumps(to_json(rows, ["YES"])))
@@ -127,7 +137,7 @@ def test_student_and_teacher_are_compared_token_by_token(alpha):
     teacher = torch.tensor([[0.01, 0.97, 0.01, 0.01], [0.4, 0.3, 0.2, 0.1]]).log()
     found = scorer.compare(2.0 * student + 3.0, 2.0 * teacher)
     assert found.differs.tolist() == [True, False]
-    assert found.students_belief == pytest.approx([0.01, 0.4])
+    assert found.student_probability == pytest.approx([0.01, 0.4])
     assert found.in_topk.tolist() == [False, True]
     kl = 0.96 * np.log(97)
     assert found.divergence[1] == pytest.approx(0.0, abs=1e-6)

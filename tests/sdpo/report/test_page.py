@@ -93,6 +93,13 @@ def test_every_section_is_there(page):
     assert "GRPO minus SDPO" in page.run("document.querySelector('#tables').textContent")
 
 
+@needs_browser
+def test_the_legend_names_every_colour(page):
+    """The words and the colours of the tokens come from one table."""
+    legend = "Blue: the teacher's probability is higher than the student's; red: lower; grey: not scored."
+    assert page.run("document.getElementById('legend').textContent") == legend
+
+
 FIRST = "document.querySelector('.member[data-attempt=\"0\"] .tokens')"
 
 
@@ -114,8 +121,8 @@ def test_hover_tells_the_alternatives_of_both(page):
     text = page.run("document.getElementById('hover').innerText")
     assert not page.run("document.getElementById('hover').hidden")
     ratio = page.run(f"{FIRST}.children[2].dataset.ratio")
-    assert f"log q - log π  {ratio}" in text
-    assert re.search(r"entropy  student \d\.\d\d, teacher \d\.\d\d", text)
+    assert f"log q - log π  {ratio} nats" in text
+    assert re.search(r"entropy of the student  \d\.\d\d nats\nentropy of the teacher  \d\.\d\d nats", text)
     assert page.run("document.querySelectorAll('#hover tr').length") == 1 + 3
     assert text.count("%") == 6
 
@@ -142,7 +149,7 @@ def test_keys_walk_over_tokens_steps_and_groups(page):
 @needs_browser
 @pytest.mark.parametrize(
     ("name", "members"),
-    [("solved", 1), ("failed", 3), ("truncated", 2), ("no_target", 1)],
+    [("solved", 1), ("failed", 3), ("truncated", 2), ("no_context", 1)],
 )
 def test_filters(page, name, members):
     page.run(f"document.querySelector('input[name={name}]').click()")

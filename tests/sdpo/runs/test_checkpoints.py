@@ -1,23 +1,23 @@
-"""Checkpoints that a crash can neither tear unseen nor take away."""
+"""Crash-safe checkpoints: a start takes the newest complete one, and old ones are deleted."""
 
 import pytest
 
 from verl.sdpo.runs import checkpoints
-from verl.sdpo.runs.checkpoints import SEAL, TRACKER
+from verl.sdpo.runs.checkpoints import MANIFEST, TRACKER
 
 
-def save(folder, step: int, *, sealed: bool = True) -> None:
+def save(folder, step: int, *, with_manifest: bool = True) -> None:
     actor = folder / f"global_step_{step}" / "actor"
     actor.mkdir(parents=True)
     (actor / "model.pt").write_bytes(b"weights")
     (folder / f"global_step_{step}" / "data.pt").write_bytes(b"order")
-    if sealed:
-        checkpoints.seal(folder / f"global_step_{step}")
-    checkpoints.name_latest(folder, step)
+    if with_manifest:
+        checkpoints.write_manifest(folder / f"global_step_{step}")
+    checkpoints.commit(folder, step)
 
 
 def choose(folder, resume_mode: str = "auto") -> str:
-    checkpoints.choose_whole({"default_local_dir": str(folder), "resume_mode": resume_mode})
+    checkpoints.choose_complete({"default_local_dir": str(folder), "resume_mode": resume_mode})
     return (folder / TRACKER).read_text()
 
 
@@ -29,23 +29,23 @@ def cut(folder, name: str) -> None:
     (folder / name).write_bytes((folder / name).read_bytes()[:-1])
 
 
-def test_a_whole_checkpoint_is_taken(tmp_path):
+def test_a_complete_checkpoint_is_taken(tmp_path):
     save(tmp_path, 1)
     save(tmp_path, 2)
     assert choose(tmp_path) == "2"
 
 
-@pytest.mark.parametrize("name", ["actor/model.pt", "data.pt", SEAL])
-def test_a_torn_one_is_passed_over(tmp_path, caplog, name):
+@pytest.mark.parametrize("name", ["actor/model.pt", "data.pt", MANIFEST])
+def test_an_incomplete_one_is_passed_over(tmp_path, caplog, name):
     for step in (1, 2, 3):
         save(tmp_path, step)
     cut(tmp_path / "global_step_3", name)
     assert choose(tmp_path) == "2"
-    assert "global_step_3 is torn: " in caplog.text
-    assert "The run goes on from global_step_2, the newest whole checkpoint." in caplog.text
+    assert "global_step_3 is incomplete: " in caplog.text
+    assert "The run goes on from global_step_2, the newest complete checkpoint." in caplog.text
 
 
-def test_a_missing_file_is_noticed_and_so_is_a_second_torn_one(tmp_path, caplog):
+def test_a_missing_file_is_noticed_and_so_is_a_second_incomplete_one(tmp_path, caplog):
     for step in (1, 2, 3):
         save(tmp_path, step)
     (tmp_path / "global_step_3" / "data.pt").unlink()
@@ -54,18 +54,18 @@ def test_a_missing_file_is_noticed_and_so_is_a_second_torn_one(tmp_path, caplog)
     assert "data.pt is missing" in caplog.text
 
 
-def test_one_that_was_never_named_is_no_way_forward(tmp_path):
+def test_one_that_was_never_committed_is_no_way_forward(tmp_path):
     """Step 3 was saved, but not logged."""
     save(tmp_path, 2)
     save(tmp_path, 3)
-    checkpoints.name_latest(tmp_path, 2)
+    checkpoints.commit(tmp_path, 2)
     assert choose(tmp_path) == "2"
 
 
 def test_without_another_the_start_is_refused(tmp_path):
     save(tmp_path, 25)
     cut(tmp_path / "global_step_25", "data.pt")
-    with pytest.raises(ValueError, match=r"global_step_25 is torn: data.pt has 4 of 5 bytes. There is no other whole"):
+    with pytest.raises(ValueError, match=r"global_step_25 is incomplete: data.pt has 4 of 5 bytes. There is no other"):
         choose(tmp_path)
 
 
@@ -77,14 +77,14 @@ def test_a_tracker_that_names_nothing(tmp_path, text):
     assert choose(tmp_path) == "2"
 
 
-def test_a_checkpoint_without_a_seal_is_taken_for_whole(tmp_path):
+def test_a_checkpoint_without_a_manifest_counts_as_complete(tmp_path):
     save(tmp_path, 1)
-    save(tmp_path, 2, sealed=False)
+    save(tmp_path, 2, with_manifest=False)
     assert choose(tmp_path) == "2"
 
 
 def test_checkpoints_that_were_deleted_are_verls_business(tmp_path):
-    checkpoints.name_latest(tmp_path, 4)
+    checkpoints.commit(tmp_path, 4)
     assert choose(tmp_path) == "4"
 
 
@@ -109,7 +109,7 @@ def test_looking_changes_nothing(tmp_path):
     save(tmp_path, 1)
     save(tmp_path, 2)
     cut(tmp_path / "global_step_2", "data.pt")
-    step, sentence = checkpoints.newest_whole({"default_local_dir": str(tmp_path), "resume_mode": "auto"})
+    step, sentence = checkpoints.newest_complete({"default_local_dir": str(tmp_path), "resume_mode": "auto"})
     assert step == 1
-    assert sentence and "global_step_2 is torn" in sentence
+    assert sentence and "global_step_2 is incomplete" in sentence
     assert (tmp_path / TRACKER).read_text() == "2"

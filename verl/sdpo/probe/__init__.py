@@ -1,1 +1,1 @@
-"""Can this model teach itself on this data? `python -m verl.sdpo.probe`, see `__main__`."""
+"""Measure how good a teacher the model is: `python -m verl.sdpo.probe`."""

@@ -1,8 +1,8 @@
 """Can this model teach itself on this data? `python -m verl.sdpo.probe [--config-name sdpo] [key=value ...]`
 
-Takes the configuration and overrides of `verl.trainer.main_ppo`, before any hours are spent: the model answers
-questions of the training data, answers them again as its own teacher with what each context shows it, and its attempts
-are scored under both prompts. Prints a table and a verdict. Single-turn questions.
+A probe takes the configuration and overrides of `verl.trainer.main_ppo`, before any hours are spent: the model answers
+questions of the training data, answers them again as its own teacher with each context, and its attempts are scored
+under both prompts. It prints a table and a verdict. Single-turn questions only.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from verl.sdpo.config import is_sdpo
 from verl.sdpo.objective import Divergence
 from verl.sdpo.plugin import validate_without_ray
 from verl.sdpo.preflight.compose import compose
-from verl.sdpo.probe.measures import CONTEXTS, table, to_json, verdict
+from verl.sdpo.probe.measures import CONTEXTS, context_table, to_json, verdict
 from verl.sdpo.probe.models import Sampler, Scorer, TransformersSampler, VllmSampler
 from verl.sdpo.probe.run import Probe, Size
 
@@ -29,7 +29,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--config-dir", type=Path, help="folder with more configurations")
     parser.add_argument("--questions", type=int, default=32)
     parser.add_argument("--samples", type=int, default=8, help="attempts of the student at each question")
-    parser.add_argument("--answers", type=int, default=96, help="of the teacher, at most, in each context")
+    parser.add_argument("--answers", type=int, default=96, help="most answers of the teacher in each context")
     parser.add_argument("--contexts", default=",".join(CONTEXTS), help=f"some of {', '.join(CONTEXTS)}")
     parser.add_argument("--more", type=Path, help="yaml with further contexts: {name: {key of the block: value}}")
     parser.add_argument("--engine", choices=("vllm", "transformers"), default="vllm", help="what generates the answers")
@@ -39,7 +39,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def contexts_of(args: argparse.Namespace) -> dict[str, Mapping[str, Any]]:
-    """
+    """Return the keys of the chosen contexts and of those of --more.
+
     Raises:
         ValueError: there is no such context.
     """
@@ -76,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
     sentences = verdict(rows, contexts, objective.config.alpha, isinstance(objective, Divergence))
     solved = sum(attempt.success for attempt in probe.attempts)
     print(f"{len(probe.questions)} questions x {args.samples} attempts, {solved} of {len(probe.attempts)} right.\n")
-    print(table(rows))
+    print(context_table(rows))
     print("\n" + "\n".join(sentences))
     if args.json:
         args.json.write_text(json.dumps(to_json(rows, sentences), indent=1))

@@ -1,8 +1,8 @@
-"""Does the self-teacher know better than the student, and with what it is shown: measures, table and verdict.
+"""Measures, table and verdict of a probe: is the teacher better than the student, and with which context?
 
-Distillation pulls the student towards what the teacher would write. So a teacher that answers no better than the
-student is no help, and where the two agree there is nothing to learn. Plain Python and numpy: `probe_run.py` samples
-and grades, `probe_models.py` holds the models.
+Distillation pulls the student towards the teacher's answers. So a teacher that answers no better than the student is no
+help, and where the two agree there is nothing to learn. Plain Python and numpy: `run.py` samples and grades,
+`models.py` holds the models.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,14 +13,14 @@ import numpy as np
 
 from verl.sdpo.runs import statistics
 
-# What the teacher may be shown, as keys of the block. A threshold that no score reaches leaves no demonstration.
+# Keys of the block for each context. A threshold that no score reaches leaves no demonstration.
 CONTEXTS: Mapping[str, Mapping[str, Any]] = {
     "configured": {},
     "demonstration": {"include_environment_feedback": False},
     "feedback": {"include_environment_feedback": True, "success_reward_threshold": float("inf")},
     "both": {"include_environment_feedback": True, "environment_feedback_only_without_solution": False},
 }
-# Below it the gradient of JSD and reverse KL towards a token is that much smaller than forward KL's.
+# Probability below which the gradient of JSD and reverse KL towards a token is as much smaller than forward KL's.
 RARE = 0.01
 
 
@@ -31,26 +31,26 @@ class Answer:
     question: int
     success: bool
     outcome: str
-    """What the environment said, equal for equal behaviour."""
+    """Score and feedback as one text, equal for equal behaviour."""
 
 
 @dataclass(frozen=True)
 class TokenScores:
-    """The student's attempt, token by token, under the teacher's prompt; every field (T,)."""
+    """Token scores of a student's attempt under both prompts; every field (T,)."""
 
     divergence: np.ndarray
-    """Nats, as the objective's alpha has it, over the whole vocabulary."""
+    """Divergence with the objective's alpha over the vocabulary, nats."""
     differs: np.ndarray
     """bool: the teacher's most likely token is not the student's."""
-    students_belief: np.ndarray
+    student_probability: np.ndarray
     """The student's probability of the teacher's most likely token."""
     in_topk: np.ndarray
-    """bool: that token is among the student's top-k, the tokens that are compared."""
+    """bool: that token is in the student's top-k support."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over questions, and where 95 % of resamples of the questions have it."""
+    """A mean over questions with its 95 % bootstrap interval."""
 
     mean: float
     low: float
@@ -62,32 +62,32 @@ class Interval:
 
 @dataclass(frozen=True)
 class Row:
-    """One context."""
+    """Measures of one context."""
 
     context: str
     answers: int
     questions: int
     coverage: float
-    """Share of the student's attempts that have a teacher then."""
+    """Share of the student's attempts that have this context."""
     student: float
-    """The student's accuracy at the same questions, a question as often as the teacher was asked it."""
+    """Student's accuracy at the same questions, each weighted by the teacher's answers to it."""
     teacher: Interval
     gain: Interval
     same: float
-    """Share of the teacher's answers with the outcome of the attempt that it was shown or was to correct (Table 6)."""
+    """Share of the teacher's answers with score and feedback of the attempt in its place (Table 6)."""
     divergence: float
     thirds: tuple[float, float, float]
     """Shares of the divergence in the first, second and last third of the responses."""
     differs: float
-    """Share of tokens where the teacher would write another one."""
+    """Share of tokens where the teacher's most likely token is another."""
     rare: float
-    """Share of those to which the student gives less than `RARE`."""
+    """Share of those with a student probability below `RARE`."""
     outside: float
-    """Share of those that are not compared, being outside the student's top-k."""
+    """Share of those outside the student's top-k support."""
 
 
 def interval(values: Sequence[float], questions: Sequence[int], seed: int = 0) -> Interval:
-    """Mean of values with a bootstrap over the questions that they belong to."""
+    """Return the mean of values with a bootstrap over the questions that they belong to."""
     index = {question: place for place, question in enumerate(dict.fromkeys(questions))}
     sums, counts = np.zeros(len(index)), np.zeros(len(index))
     for value, question in zip(values, questions, strict=True):
@@ -106,12 +106,12 @@ def summarise(
     scores: Sequence[TokenScores],
     coverage: float,
 ) -> Row:
-    """What a context is worth.
+    """Measure a context.
 
     Args:
-        attempts: all of the student's.
+        attempts: all attempts of the student.
         pairs: number of an attempt, and the teacher's answer in its place.
-        scores: of those attempts.
+        scores: token scores of those attempts.
     """
     rates: dict[int, list[bool]] = {}
     for attempt in attempts:
@@ -121,7 +121,7 @@ def summarise(
     teacher = [float(answer.success) for _, answer in pairs]
     same = [answer.outcome == attempts[number].outcome for number, answer in pairs]
     differs = np.concatenate([each.differs for each in scores])
-    belief = np.concatenate([each.students_belief for each in scores])[differs]
+    probability = np.concatenate([each.student_probability for each in scores])[differs]
     outside = ~np.concatenate([each.in_topk for each in scores])[differs]
     return Row(
         context,
@@ -130,12 +130,12 @@ def summarise(
         coverage=coverage,
         student=float(np.mean(student)),
         teacher=interval(teacher, asked),
-        gain=interval([ours - theirs for ours, theirs in zip(teacher, student, strict=True)], asked),
+        gain=interval([one - other for one, other in zip(teacher, student, strict=True)], asked),
         same=float(np.mean(same)),
         divergence=float(np.concatenate([each.divergence for each in scores]).mean()),
         thirds=_thirds(scores),
         differs=float(differs.mean()),
-        rare=float((belief < RARE).mean()) if len(belief) else 0.0,
+        rare=float((probability < RARE).mean()) if len(probability) else 0.0,
         outside=float(outside.mean()) if len(outside) else 0.0,
     )
 
@@ -149,8 +149,8 @@ def _thirds(scores: Sequence[TokenScores]) -> tuple[float, float, float]:
     return first, second, last
 
 
-def table(rows: Sequence[Row]) -> str:
-    """In Markdown, best gain first."""
+def context_table(rows: Sequence[Row]) -> str:
+    """Render the contexts in Markdown, best gain first."""
     lines = [
         "| the teacher reads | answers (questions) | attempts that have it | student | teacher | gain | same outcome "
         "| divergence | in thirds | other token | of it < 1 % |",
@@ -169,12 +169,12 @@ def table(rows: Sequence[Row]) -> str:
 def verdict(
     rows: Sequence[Row], contexts: Mapping[str, Mapping[str, Any]], alpha: float, compares_distributions: bool = True
 ) -> list[str]:
-    """Sentences: whether this model can teach itself on this data, which context helps, and what to change.
+    """Judge in sentences if this model can teach itself on this data, which context helps, and what to change.
 
     Args:
-        rows: of the contexts in which anything teaches.
-        alpha: of the objective.
-        compares_distributions: whether it does. The others know the reverse KL alone, and no top-k.
+        rows: contexts that any attempt has.
+        alpha: alpha of the objective.
+        compares_distributions: False for an objective on single tokens, which has reverse KL alone and no top-k.
     """
     if not rows:
         return [
@@ -182,9 +182,9 @@ def verdict(
             "take easier questions, or let the reward function return feedback."
         ]
     best = max(rows, key=lambda row: row.gain.mean)
-    ours = next((row for row in rows if row.context == "configured"), best)
-    sentences = [_judge(ours)]
-    if best is not ours and best.gain.mean > ours.gain.mean:
+    own = next((row for row in rows if row.context == "configured"), best)
+    sentences = [_judge(own)]
+    if best is not own and best.gain.mean > own.gain.mean:
         keys = " ".join(f"{key}={value!r}" for key, value in contexts[best.context].items())
         sentences.append(
             f"Of what was tried `{best.context}` helps most: {best.gain} at the questions that have it. Keys: {keys}."
@@ -192,22 +192,22 @@ def verdict(
     harmful = [row.context for row in rows if row.gain.high < 0]
     if harmful:
         sentences.append(f"Worse than no help: {', '.join(harmful)}. Do not show these.")
-    if ours.coverage < 0.5:
+    if own.coverage < 0.5:
         sentences.append(
-            f"Only {ours.coverage:.0%} of the attempts have a teacher: raise rollout.n, show feedback, take easier "
-            "questions, or set data.refill_until_target."
+            f"Only {own.coverage:.0%} of the attempts have a teacher context: raise rollout.n, show feedback, "
+            "take easier questions, or set data.refill_until_target."
         )
     if not compares_distributions:
         return sentences
-    if alpha > 0 and ours.differs > 0 and ours.rare > 0.5:
+    if alpha > 0 and own.differs > 0 and own.rare > 0.5:
         sentences.append(
-            f"At {ours.rare:.0%} of the tokens that the teacher would replace the student is sure of its own and gives "
+            f"At {own.rare:.0%} of the tokens that the teacher would replace the student is sure of its own and gives "
             f"the teacher's less than {RARE:.0%}. With alpha={alpha} the gradient carries that probability and nearly "
             "vanishes there: take alpha=0.0 (forward KL)."
         )
-    if ours.outside > 0.1:
+    if own.outside > 0.1:
         sentences.append(
-            f"{ours.outside:.0%} of the teacher's other tokens are outside the student's top-k and are compared as one "
+            f"{own.outside:.0%} of the teacher's other tokens are outside the student's top-k and are compared as one "
             "tail only: raise distillation_topk."
         )
     return sentences

@@ -1,4 +1,4 @@
-"""The model of a probe: in vLLM, or without it in transformers, where it answers; in transformers, where it is read."""
+"""Models of a probe: sampling by vLLM or transformers, and token scores by transformers."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -15,7 +15,7 @@ from verl.sdpo.probe.measures import TokenScores
 
 
 def load_model(config: DictConfig) -> Any:
-    """In transformers, in bfloat16, on the accelerator if there is one."""
+    """Load the model by transformers in bfloat16, on the accelerator if there is one."""
     from transformers import AutoModelForCausalLM
 
     model = config.actor_rollout_ref.model
@@ -26,23 +26,25 @@ def load_model(config: DictConfig) -> Any:
 
 
 class Sampler(Protocol):
-    """Answers prompts with the sampling of the configuration's rollouts."""
+    """Sampling of answers with the parameters of the configuration's rollouts."""
 
     def __call__(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
-        """One answer's tokens per prompt, with the token that ends it."""
+        """Return one answer's tokens per prompt, with the token that ends it."""
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Free the memory."""
 
 
 class VllmSampler:
+    """Sampling by vLLM."""
+
     def __init__(self, config: DictConfig, max_prompt: int):
         import vllm
 
         rollout, model = config.actor_rollout_ref.rollout, config.actor_rollout_ref.model
         self.max_tokens = config.data.max_response_length
         length = max_prompt + self.max_tokens
-        # As the platform `cpu` has it, see docs/verl-notes.md.
+        # The settings of the platform `cpu`, see docs/verl-notes.md.
         options: dict[str, Any] = {"enforce_eager": True, "enable_chunked_prefill": False} if on_cpu() else {}
         self._llm: Any = vllm.LLM(
             model.path,
@@ -69,7 +71,7 @@ class VllmSampler:
 
 
 class TransformersSampler:
-    """For a machine without vLLM: slower, some prompts of like length at a time."""
+    """Sampling without vLLM: slower, in batches of prompts of similar length."""
 
     BATCH = 32
 
@@ -81,7 +83,7 @@ class TransformersSampler:
             "do_sample": True,
             "temperature": rollout.temperature,
             "top_p": rollout.top_p,
-            # 0: none; vLLM has -1 for it.
+            # No top-k is 0 here and -1 in vLLM.
             "top_k": max(rollout.top_k, 0),
             "max_new_tokens": config.data.max_response_length,
             "pad_token_id": tokenizer.pad_token_id,
@@ -110,7 +112,7 @@ class TransformersSampler:
 
 
 class Scorer:
-    """Reads student and teacher, the same weights under two prompts, at the tokens of a response.
+    """Token scores of a response: student and teacher are the same weights under two prompts.
 
     Raises:
         ValueError: when the model changes its logits after the language-model head.
@@ -126,16 +128,16 @@ class Scorer:
     def __call__(
         self, student_prompt: Sequence[int], teacher_prompt: Sequence[int], response: Sequence[int]
     ) -> TokenScores:
-        """Some tokens at a time: two distributions of a long response would be larger than the model."""
+        """Score chunks of tokens: two distributions over a long response would be larger than the model."""
         student, teacher = self.logits(student_prompt, response), self.logits(teacher_prompt, response)
         size = compared_tokens(self.model.device)
         parts = [vars(self.compare(student(part), teacher(part))) for part in chunks(len(response), size)]
         return TokenScores(**{name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
 
     def logits(self, prompt: Sequence[int], response: Sequence[int]) -> Logits:
-        """Of the response's tokens."""
+        """Return the logits of the response's tokens."""
         ids = torch.tensor([[*prompt, *response]], device=self.model.device)
-        # A token is predicted where the one before it stands.
+        # The position before a token predicts it.
         positions = torch.arange(len(prompt) - 1, ids.shape[1] - 1, device=ids.device)
         with head_replaced(self.model, positions, lambda hidden, head: Projection(hidden, head.weight, head.bias)):
             return self.model(ids, use_cache=False).logits
@@ -144,14 +146,14 @@ class Scorer:
         student, teacher = (
             torch.log_softmax(logits / self.temperature, dim=-1) for logits in (student_logits_CV, teacher_logits_CV)
         )
-        wanted = teacher.argmax(-1, keepdim=True)
-        belief = student.gather(-1, wanted)
-        # How many tokens the student thinks likelier.
-        rank = (student > belief).sum(-1)
+        teachers_token = teacher.argmax(-1, keepdim=True)
+        log_probability = student.gather(-1, teachers_token)
+        # Number of tokens that are likelier to the student.
+        rank = (student > log_probability).sum(-1)
         scores = TokenScores(
             divergence=divergence(student, teacher, self.alpha),
-            differs=(student.argmax(-1, keepdim=True) != wanted)[:, 0],
-            students_belief=belief[:, 0].exp(),
+            differs=(student.argmax(-1, keepdim=True) != teachers_token)[:, 0],
+            student_probability=log_probability[:, 0].exp(),
             in_topk=rank < (self.topk or student.shape[-1]),
         )
         return TokenScores(**{name: np.asarray(value.cpu()) for name, value in vars(scores).items()})

@@ -1,4 +1,4 @@
-"""A probe from the configuration of a training to its rows: questions, attempts, teacher prompts, answers, scores."""
+"""Run a probe from the configuration of a training: questions, attempts, teacher prompts, answers, scores."""
 
 import asyncio
 import inspect
@@ -19,32 +19,32 @@ from verl.sdpo.probe.measures import Answer, Row, TokenScores, summarise
 from verl.sdpo.teacher_rows import Sample, TeacherRowBuilder
 from verl.sdpo.trainer.samples import make_row_builder
 
-# Prompts to one answer each, as tokens.
+# Maps prompts to one answer each, as tokens.
 Answering = Callable[[Sequence[Sequence[int]]], list[list[int]]]
-# The student's prompt, the teacher's, and the response that both are read at.
+# Scores a response under the student's and the teacher's prompt, in this order.
 Score = Callable[[Sequence[int], Sequence[int], Sequence[int]], TokenScores]
 GRADERS = 8
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much to sample."""
+    """Numbers of samples."""
 
     questions: int
     attempts: int
-    """Of the student, at each question."""
+    """Attempts of the student at each question."""
     answers: int
-    """Of the teacher, at most, in each context."""
+    """Most answers of the teacher in each context."""
 
 
 def read_questions(config: DictConfig, count: int) -> list[dict[str, Any]]:
-    """Rows of the training data, drawn by its seed."""
+    """Draw rows of the training data by its seed."""
     rows = [row for file in local_files(config.data, "train_files") for row in pq.read_table(file).to_pylist()]
     return random.Random(config.data.seed).sample(rows, min(count, len(rows)))
 
 
 class Grader:
-    """The reward function of the configuration, called as verl's naive reward manager calls it."""
+    """Reward function of the configuration, called as verl's naive reward manager calls it."""
 
     def __init__(self, config: DictConfig, decode: Callable[[Sequence[int]], str]):
         from verl.trainer.ppo.reward import get_custom_reward_fn
@@ -79,7 +79,7 @@ def to_answer(question: int, reward: Mapping[str, Any], grading: Grading) -> Ans
 
 
 class Probe:
-    """The student's attempts, and then any number of contexts on them."""
+    """Attempts of the student, and any number of contexts on them."""
 
     def __init__(self, config: DictConfig, tokenizer: Any, size: Size):
         self.config, self.size = config, size
@@ -115,7 +115,7 @@ class Probe:
             self.attempts.append(to_answer(number, reward, self.settings.grading))
 
     def choose(self, keys: Mapping[str, Any]) -> tuple[list[tuple[int, list[int]]], float]:
-        """Attempts that have a teacher under these keys of the block, with its prompt, and the share that has one."""
+        """Return attempts with a context under these keys of the block, with the teacher's prompt, and their share."""
         settings = SelfDistillationConfig(**{**self.block, **keys})
         builder: TeacherRowBuilder = replace(self.builder, config=settings)
         rows = builder.build(self.samples, step=0)
@@ -129,7 +129,7 @@ class Probe:
         return sorted(chosen), len(prompts) / len(self.samples)
 
     def answer(self, chosen: Sequence[tuple[int, list[int]]], sample: Answering) -> list[tuple[int, Answer]]:
-        """What the teacher itself would answer."""
+        """Let the teacher answer its prompts."""
         questions = [self.attempts[place].question for place, _ in chosen]
         tokens = sample([prompt for _, prompt in chosen])
         rewards = self.grade.all([self.questions[number] for number in questions], tokens)
@@ -139,7 +139,7 @@ class Probe:
         ]
 
     def row(self, context: str, chosen, pairs, coverage: float, score: Score) -> Row:
-        """The context's row of the table."""
+        """Score a context's attempts and return its row of the table."""
         scores = [
             score(self.samples[place].prompt_ids.tolist(), prompt, self.samples[place].response_ids.tolist())
             for place, prompt in chosen

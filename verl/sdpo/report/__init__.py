@@ -1,1 +1,1 @@
-"""`python -m verl.sdpo.report`: see `__main__`."""
+"""Show what runs did: `python -m verl.sdpo.report`."""

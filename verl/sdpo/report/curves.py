@@ -1,4 +1,4 @@
-"""The curves of one or many runs, as figures of plotly.js: methods are colours, seeds a band around their mean."""
+"""Curves of one or several runs as figures of plotly.js: a colour per method, a band around the mean of its seeds."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -16,14 +16,14 @@ Series = dict[int, float]
 
 @dataclass(frozen=True)
 class Panel:
-    """A figure, with a line per method and metric."""
+    """A figure with a line per method and metric."""
 
     title: str
     unit: str
     metrics: tuple[str, ...]
-    """Regular expressions of whole names."""
+    """Regular expressions that match full names."""
     rolling: int = 1
-    """Steps of the running mean."""
+    """Width of the running mean, in steps."""
 
 
 PANELS = (
@@ -36,11 +36,11 @@ PANELS = (
     Panel("Distance of the teacher from the student", "relative", ("self_distillation/teacher_student_distance",)),
     Panel("Teacher's own accuracy", "", ("self_distillation/teacher_accuracy(/student)?",)),
     Panel(
-        "Coverage: samples that have a target, groups with a success",
+        "Coverage: samples with a teacher context, groups with a success",
         "share",
         ("self_distillation/reprompt_sample_fraction", "self_distillation/success_group_fraction"),
     ),
-    Panel("Probability outside the compared tokens", "tail mass", ("self_distillation/tail_mass",)),
+    Panel("Probability outside the support", "tail mass", ("self_distillation/tail_mass",)),
     Panel("Clipped tokens", "share", (r"self_distillation/\w*clip_fraction", "actor/pg_clipfrac")),
     Panel("Responses cut at the longest length", "share", ("response_length/clip_ratio",)),
     Panel("Gradient norm", "", ("actor/grad_norm",)),
@@ -50,12 +50,13 @@ PANELS = (
 
 
 def figures(methods: Mapping[str, Sequence[Run]]) -> list[dict[str, Any]]:
-    """`{title, data, unit}` of every panel that has something to show."""
+    """Return `{title, data, unit}` of every panel that has data."""
     made = (figure(panel, methods) for panel in PANELS)
     return [each for each in made if each["data"]]
 
 
 def figure(panel: Panel, methods: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
+    """Return one panel's figure, without data where no run has its metrics."""
     names = metric_names(panel, [run for runs in methods.values() for run in runs])
     traces: list[dict[str, Any]] = []
     for i, (method, runs) in enumerate(methods.items()):
@@ -63,7 +64,7 @@ def figure(panel: Panel, methods: Mapping[str, Sequence[Run]]) -> dict[str, Any]
             seeds = [rolling(run.series(name), panel.rolling) for run in runs]
             parts = [method] if len(methods) > 1 else []
             parts += [short(name, names)] if len(names) > 1 or not parts else []
-            # A lone method has the colours for its metrics.
+            # With one method, colours tell its metrics apart.
             colour = COLOURS[(i if len(methods) > 1 else j) % len(COLOURS)]
             line = {"color": colour, "dash": DASHES[j % len(DASHES)] if len(methods) > 1 else "solid", "width": 2}
             traces += band([series for series in seeds if series], " ".join(parts), line)
@@ -71,18 +72,19 @@ def figure(panel: Panel, methods: Mapping[str, Sequence[Run]]) -> dict[str, Any]
 
 
 def metric_names(panel: Panel, runs: Sequence[Run]) -> list[str]:
+    """Return the panel's metrics that any of the runs has."""
     known = {name: None for run in runs for numbers in run.metrics.values() for name in numbers}
     return [name for pattern in panel.metrics for name in known if re.fullmatch(pattern, name)]
 
 
 def short(name: str, among: Sequence[str]) -> str:
-    """A metric's name without what all of them begin with."""
+    """Return a metric's name without the prefix that all of `among` share."""
     prefix = name.rpartition("/")[0] + "/"
     return name.removeprefix(prefix) if all(other.startswith(prefix) for other in among) else name
 
 
 def band(seeds: Sequence[Series], label: str, line: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The mean of the seeds at every step, and with several the area from the lowest to the highest."""
+    """Return the traces of the seeds' mean at every step, and of the area from the lowest to the highest seed."""
     steps = sorted({step for series in seeds for step in series})
     if not steps:
         return []
@@ -106,7 +108,7 @@ def band(seeds: Sequence[Series], label: str, line: Mapping[str, Any]) -> list[d
 
 
 def rolling(series: Series, width: int) -> Series:
-    """The mean of each value and up to `width - 1` before it."""
+    """Return the running mean over `width` values, fewer at the start."""
     items = list(series.items())
     windows = [items[max(i + 1 - width, 0) : i + 1] for i in range(len(items))]
     return {window[-1][0]: sum(value for _, value in window) / len(window) for window in windows}

@@ -1,7 +1,13 @@
 "use strict";
 
-// Nats at which a token has its full colour.
-const FULL = 3;
+// Colours of tokens by log q - log π, white at zero; the legend is written from here.
+const CREDIT = {
+  higher: { name: "blue", rgb: [0, 0, 255], meaning: "the teacher's probability is higher than the student's" },
+  lower: { name: "red", rgb: [255, 0, 0], meaning: "lower" },
+};
+const NOT_SCORED = { name: "grey", rgb: [228, 228, 232], meaning: "not scored" };
+const FULL_NATS = 3; // full colour from here on
+const BOLD_SHARE = 0.6; // of it, from which the text is bold and white, to be read on a strong colour
 const ROW_HEIGHT = 6;
 const $ = (id) => document.getElementById(id);
 
@@ -11,11 +17,24 @@ async function unpacked(name) {
   return new Response(stream).text();
 }
 
-// Red below zero, blue above, white at zero; null: nobody was asked.
-function colour(hundredths) {
-  if (hundredths === null || hundredths === undefined) return null;
-  const pale = Math.round(255 * (1 - Math.min(Math.abs(hundredths) / 100 / FULL, 1) ** 0.6));
-  return hundredths < 0 ? `rgb(255, ${pale}, ${pale})` : `rgb(${pale}, ${pale}, 255)`;
+// The page holds whole hundredths of nats; null where a token was not scored.
+const nats = (values, i) => (values?.[i] === null || values?.[i] === undefined ? null : values[i] / 100);
+
+const css = (rgb) => `rgb(${rgb.join(", ")})`;
+
+function colour(ratio) {
+  if (ratio === null) return null;
+  const strength = Math.min(Math.abs(ratio) / FULL_NATS, 1) ** 0.6;
+  return css(CREDIT[ratio < 0 ? "lower" : "higher"].rgb.map((channel) => Math.round(channel * strength + 255 * (1 - strength))));
+}
+
+function writeLegend() {
+  const entries = [...Object.values(CREDIT), NOT_SCORED].flatMap(({ name, rgb, meaning }, i) => {
+    const word = element("b", { textContent: i ? name : name[0].toUpperCase() + name.slice(1) });
+    word.style.borderBottom = `3px solid ${css(rgb)}`;
+    return [i ? "; " : "", word, `: ${meaning}`];
+  });
+  $("legend").append(...entries, ".");
 }
 
 function element(tag, properties = {}, ...children) {
@@ -29,7 +48,7 @@ function element(tag, properties = {}, ...children) {
 async function drawFigures() {
   const [library, text] = await Promise.all([unpacked("plotly"), unpacked("figures")]);
   document.head.append(element("script", { textContent: library }));
-  // All places first: plotly takes the width that a place has then.
+  // All elements first: plotly takes the width that an element has when it draws.
   const places = JSON.parse(text).map(({ title, data, unit }) => {
     const plot = element("div", { className: "plot" });
     $("figures").append(element("figure", {}, element("figcaption", { textContent: title }), plot));
@@ -49,15 +68,15 @@ async function drawFigures() {
 const FILTERS = {
   solved: (sample) => sample.solved,
   failed: (sample) => !sample.solved,
-  no_target: (sample) => sample.has_target === false,
+  no_context: (sample) => sample.has_target === false,
   truncated: (sample) => sample.response_cut || sample.prompt_truncated,
 };
 let store, current = { run: 0, step: null, group: null };
 
 function visibleSamples() {
-  const wanted = Object.keys(FILTERS).filter((name) => document.querySelector(`input[name=${name}]`).checked);
+  const chosen = Object.keys(FILTERS).filter((name) => document.querySelector(`input[name=${name}]`).checked);
   const all = store.runs[current.run].steps[current.step] ?? [];
-  return all.filter((sample) => wanted.every((name) => FILTERS[name](sample)));
+  return all.filter((sample) => chosen.every((name) => FILTERS[name](sample)));
 }
 
 function fill(select, entries, chosen) {
@@ -95,7 +114,7 @@ function drawStrip(samples) {
   canvas.height = Math.max(1, samples.length) * ROW_HEIGHT;
   canvas.style.height = `${canvas.height}px`;
   samples.forEach((sample, row) => sample.tokens.forEach((_, column) => {
-    context.fillStyle = colour(sample.log_ratio?.[column]) ?? "#e4e4e8";
+    context.fillStyle = colour(nats(sample.log_ratio, column)) ?? css(NOT_SCORED.rgb);
     context.fillRect(column, row * ROW_HEIGHT, 1, ROW_HEIGHT - 1);
   }));
   canvas.onclick = (event) => {
@@ -121,10 +140,8 @@ function showGroup(members) {
 
 function memberCard(sample) {
   const facts = [`attempt ${sample.attempt}`, sample.graded ? `score ${sample.score}` : "not graded"];
-  if (sample.has_target === false) facts.push("no target");
-  if (sample.demonstration_attempt !== null) {
-    facts.push(`is shown attempt ${sample.demonstration_attempt}`);
-  }
+  if (sample.has_target === false) facts.push("no teacher context");
+  if (sample.demonstration_attempt !== null) facts.push(`demonstration: attempt ${sample.demonstration_attempt}`);
   if (sample.prompt_truncated) facts.push("teacher prompt cut");
   if (sample.response_cut) facts.push("response cut");
   const tokens = element("p", { className: "tokens", tabIndex: 0 }, ...sample.tokens.map((text, i) => token(sample, text, i)));
@@ -132,7 +149,7 @@ function memberCard(sample) {
   tokens.addEventListener("blur", () => leave(tokens));
   const card = element("article", { className: `member ${sample.solved ? "solved" : "failed"}` },
     element("header", { textContent: facts.join(" · ") }), tokens);
-  for (const [title, number] of [["The teacher read", sample.teacher_prompt], ["Feedback", sample.feedback]]) {
+  for (const [title, number] of [["Teacher's prompt", sample.teacher_prompt], ["Feedback", sample.feedback]]) {
     if (number === null || (title !== "Feedback" && !sample.has_target)) continue;
     card.append(element("details", {},
       element("summary", { textContent: title }), element("pre", { textContent: store.texts[number] })));
@@ -143,16 +160,14 @@ function memberCard(sample) {
 
 function token(sample, text, i) {
   const span = element("span", { textContent: store.texts[text] });
-  const ratio = sample.log_ratio?.[i];
+  const ratio = nats(sample.log_ratio, i);
   const background = colour(ratio);
   if (background) {
     span.style.backgroundColor = background;
-    span.dataset.ratio = (ratio / 100).toFixed(2);
-    if (ratio < -60 * FULL) span.style.color = "#fff0f0";
-    if (ratio > 60 * FULL) span.style.color = "#f0f0ff";
-    if (Math.abs(ratio) > 60 * FULL) span.style.fontWeight = "600";
+    span.dataset.ratio = ratio.toFixed(2);
+    if (Math.abs(ratio) > BOLD_SHARE * FULL_NATS) Object.assign(span.style, { color: "#fff", fontWeight: "600" });
   } else if (sample.has_target !== null) {
-    span.className = "silent";
+    span.className = "unscored";
   }
   span.addEventListener("mouseenter", () => explain(span, sample, i));
   span.addEventListener("mouseleave", () => ($("hover").hidden = true));
@@ -163,14 +178,14 @@ function token(sample, text, i) {
 const visible = (text) => text.replaceAll("\n", "⏎").replaceAll("\t", "⇥").replaceAll(" ", "␣");
 
 function explain(span, sample, i) {
-  const nats = (values) => (values?.[i] === null || values?.[i] === undefined ? "-" : (values[i] / 100).toFixed(2));
   const hover = $("hover");
   const lines = [`position ${i}: ${visible(span.textContent)}`];
   if (span.dataset.ratio) {
-    lines.push(`log q - log π  ${nats(sample.log_ratio)}`, `KL(student‖teacher)  ${nats(sample.kl)}`,
-      `entropy  student ${nats(sample.student_entropy)}, teacher ${nats(sample.teacher_entropy)}  (nats)`);
+    for (const [name, label] of Object.entries(store.quantities)) {
+      lines.push(`${label}  ${nats(sample[name], i)?.toFixed(2) ?? "-"} nats`);
+    }
   } else {
-    lines.push("the teacher was not asked");
+    lines.push(NOT_SCORED.meaning);
   }
   hover.replaceChildren(element("div", { textContent: lines.join("\n") }));
   if (span.dataset.ratio) hover.append(alternatives(sample, i));
@@ -227,17 +242,18 @@ document.addEventListener("keydown", (event) => {
   if (name) advance($(name), by);
 });
 
-// A page that is watched comes again when the runs have gone on; the place in it is kept in its address.
-async function keepUp() {
+// A served page reloads when a run has logged another step; its address keeps the place in it.
+function follow() {
   const stamp = async () => (await fetch("stamp")).text();
   setInterval(async () => {
-    if ((await stamp()) === WATCHED) return;
+    if ((await stamp()) === STAMP) return;
     sessionStorage.scroll = scrollY;
     location.reload();
   }, 5000);
 }
 
 async function main() {
+  writeLegend();
   store = JSON.parse(await unpacked("samples"));
   const [section, run, at, group] = decodeURIComponent(location.hash.slice(1)).split("/");
   if (section === "samples" && store.runs[run]) current = { run: Number(run), step: at, group };
@@ -248,9 +264,9 @@ async function main() {
   document.querySelectorAll("#controls input").forEach((box) => (box.onchange = showStep));
   showStep();
   await drawFigures();
-  if (WATCHED) {
+  if (STAMP) {
     if (sessionStorage.scroll) scrollTo(0, Number(sessionStorage.scroll));
-    keepUp();
+    follow();
   }
   document.body.dataset.ready = "yes";
 }

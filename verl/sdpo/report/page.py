@@ -1,7 +1,7 @@
-"""The report: one HTML file that opens without a network.
+"""Build the report: one HTML file that opens without a network.
 
-Drawn by plotly.js, which the Python package brings along; it and the samples are packed into the page with gzip, and
-unpacked by the browser.
+plotly.js, which the Python package brings along, draws it; that library and the samples are packed into the page with
+gzip, and unpacked by the browser.
 """
 
 import base64
@@ -26,11 +26,11 @@ HERE = Path(__file__).parent
 
 
 def build(methods: Mapping[str, Sequence[Run]], *, stamp: str | None = None) -> str:
-    """The page about some runs.
+    """Return the page.
 
     Args:
-        methods: see `runs.methods`.
-        stamp: what its server says as long as there is no newer one, for which the page asks from time to time.
+        methods: see `reader.methods`.
+        stamp: of a served page, which reloads once its server returns another stamp.
     """
     template = Template((HERE / "page.html").read_text())
     return template.substitute(
@@ -38,7 +38,7 @@ def build(methods: Mapping[str, Sequence[Run]], *, stamp: str | None = None) -> 
         made=time.strftime("%Y-%m-%d %H:%M"),
         css=(HERE / "page.css").read_text(),
         js=(HERE / "page.js").read_text(),
-        watched=json.dumps(stamp),
+        stamp=json.dumps(stamp),
         runs=table_html(run_table(methods)),
         findings="".join(findings_html(method, run) for method, runs in methods.items() for run in runs),
         tables="".join(table_html(table) for table in tables(methods)),
@@ -49,17 +49,18 @@ def build(methods: Mapping[str, Sequence[Run]], *, stamp: str | None = None) -> 
 
 
 def packed(text: str) -> str:
-    """Compressed, in letters that mean nothing to HTML."""
+    """Compress a text to letters that need no escape in HTML."""
     return base64.b64encode(gzip.compress(text.encode(), compresslevel=6, mtime=0)).decode()
 
 
 def run_table(methods: Mapping[str, Sequence[Run]]) -> Table:
+    """Return a row per run: folder, progress and training time."""
     rows = [
         [method, str(run.seed), str(run.folder), steps(run), f"{max(run.hours.values(), default=0.0):.2f}"]
         for method, runs in methods.items()
         for run in runs
     ]
-    return Table("Runs", "", ["method", "seed", "folder", "step", "hours of steps"], rows)
+    return Table("Runs", "", ["method", "seed", "folder", "step", "training time (h)"], rows)
 
 
 def steps(run: Run) -> str:
@@ -70,7 +71,7 @@ def findings_html(method: str, run: Run) -> str:
     heading = f"<h3>{html.escape(method)}, seed {run.seed}</h3>"
     sentences = findings(run)
     if not sentences:
-        return f"{heading}<p>Nothing was noticed.</p>"
+        return f"{heading}<p>Nothing wrong was noticed.</p>"
     return f"{heading}<ul>{''.join(f'<li>{html.escape(sentence)}</li>' for sentence in sentences)}</ul>"
 
 

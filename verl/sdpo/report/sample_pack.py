@@ -1,6 +1,6 @@
-"""The samples of one or many runs, small enough for a page.
+"""Pack the samples of one or several runs, small enough for a page.
 
-Texts are numbered, as questions, prompts and tokens come again and again; numbers are whole hundredths.
+Texts are numbered, since questions, prompts and tokens repeat; numbers are whole hundredths.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from typing import Any
 from verl.sdpo.runs import dump_schema as dump
 from verl.sdpo.runs.reader import Run
 
-# Of all runs together: what a page of 10 MB holds with room to spare.
+# For all runs together: a page stays below 10 MB.
 MAX_TOKENS = 300_000
 FLAGS = ("has_target", "prompt_truncated", "solved", "graded", "response_cut")
 PER_RESPONSE = ("uid", "attempt", "demonstration_attempt", "score")
@@ -17,7 +17,7 @@ TEXTS = ("question", "teacher_prompt", "feedback")
 
 
 class Texts:
-    """Numbers texts in the order in which they are first seen."""
+    """Numbers for texts, in the order in which they are first seen."""
 
     def __init__(self) -> None:
         self.numbers: dict[str, int] = {}
@@ -27,7 +27,7 @@ class Texts:
 
 
 def pack(methods: Mapping[str, Sequence[Run]], max_tokens: int = MAX_TOKENS) -> dict[str, Any]:
-    """`{texts, alternatives, runs: [{name, steps: {STEP: [sample]}, left_out}]}`.
+    """Return `{texts, alternatives, quantities, runs: [{name, steps: {STEP: [sample]}, left_out}]}`.
 
     Steps are left out evenly, but never the first and the last, where all of them would be too many tokens.
     """
@@ -39,11 +39,12 @@ def pack(methods: Mapping[str, Sequence[Run]], max_tokens: int = MAX_TOKENS) -> 
         steps = {step: [sample(each, texts) for each in group] for step, group in kept.items()}
         name = f"{method}, seed {run.seed}" if run.seed is not None else method
         packed.append({"name": name, "steps": steps, "left_out": len(files) - len(steps)})
-    return {"texts": list(texts.numbers), "alternatives": dump.ALTERNATIVES, "runs": packed}
+    known = {"texts": list(texts.numbers), "alternatives": dump.ALTERNATIVES, "quantities": dump.PER_TOKEN}
+    return {**known, "runs": packed}
 
 
 def _affordable(run: Run, budget: int) -> dict[int, list[dict[str, Any]]]:
-    """Step to samples, with steps as far as the budget of tokens goes: first and last, then what halves the gaps."""
+    """Return step to samples, for as many steps as the budget of tokens allows: first, last, then halving the gaps."""
     kept: dict[int, list[dict[str, Any]]] = {}
     for step in _spread_out(list(run.sample_files)):
         samples = run.samples(step)
@@ -56,7 +57,7 @@ def _affordable(run: Run, budget: int) -> dict[int, list[dict[str, Any]]]:
 
 
 def _spread_out(steps: Sequence[int]) -> list[int]:
-    """The last, the first, and always the middle of the widest gap."""
+    """Order steps so that any prefix is spread out: the last, the first, then the middle of the widest gap."""
     order = list(dict.fromkeys([*steps[-1:], *steps[:1]]))
     gaps = [(0, len(steps) - 1)]
     while gaps:
@@ -70,7 +71,7 @@ def _spread_out(steps: Sequence[int]) -> list[int]:
 
 
 def sample(record: Mapping[str, Any], texts: Texts) -> dict[str, Any]:
-    """One response for the page."""
+    """Pack one response."""
     made = {name: record.get(name) for name in PER_RESPONSE}
     made |= {name: texts(record.get(name)) for name in TEXTS}
     made |= {name: record.get(name) for name in FLAGS}

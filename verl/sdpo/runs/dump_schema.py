@@ -1,7 +1,7 @@
-"""The dump of a training step: some of its responses with what the teacher says of every token, one Parquet file.
+"""Dump of a training step: some of its responses with statistics of student and teacher per token, one Parquet file.
 
-`FOLDER/insight/STEP.parquet`, where FOLDER is `trainer.rollout_data_dir`. A file appears whole or not at all, so that a
-run in progress can be read.
+`FOLDER/insight/STEP.parquet`, where FOLDER is `trainer.rollout_data_dir`. A file is replaced at once, so that a run in
+progress can be read.
 """
 
 import os
@@ -19,34 +19,37 @@ from verl.sdpo.prompt import TeacherPrompt, text_of
 from verl.sdpo.teacher_rows import Sample
 
 SUBFOLDER = "insight"
-PER_TOKEN = ("log_ratio", "kl", "student_entropy", "teacher_entropy")
+# Columns with a number per token in nats, and what the report calls them. KL is over the support of the objective.
+PER_TOKEN = {
+    "log_ratio": "log q - log π",
+    "kl": "KL(student‖teacher)",
+    "student_entropy": "entropy of the student",
+    "teacher_entropy": "entropy of the teacher",
+}
 MODELS = ("student", "teacher")
 
-# Lists have one number per token of the response, null where nothing was compared: tokens of a tool, and all of a
-# response that has no target.
+# Lists have one number per token of the response, null where a token is not scored: tokens of a tool, and all tokens of
+# a response without a teacher context.
 _NUMBERS = pa.list_(pa.float32())
 SCHEMA = pa.schema(
     [
         ("step", pa.int32()),
-        ("uid", pa.string()),  # of the group: the attempts at one question in one step
+        ("uid", pa.string()),  # group: the attempts at one question in one step
         ("attempt", pa.int32()),
         ("question", pa.string()),
         ("teacher_prompt", pa.string()),
-        ("has_target", pa.bool_()),
-        ("prompt_truncated", pa.bool_()),  # what the teacher reads was cut to max_reprompt_len
+        ("has_target", pa.bool_()),  # has a teacher context
+        ("prompt_truncated", pa.bool_()),  # the teacher's prompt was cut to max_reprompt_len
         ("demonstration", pa.string()),
         ("demonstration_attempt", pa.int32()),
         ("response", pa.string()),
-        ("feedback", pa.string()),  # what the environment said, whether the teacher reads it or not
+        ("feedback", pa.string()),  # shown to the teacher or not
         ("score", pa.float32()),
         ("solved", pa.bool_()),
         ("graded", pa.bool_()),
-        ("response_cut", pa.bool_()),  # as long as a response may be
+        ("response_cut", pa.bool_()),  # as long as data.max_response_length
         ("tokens", pa.list_(pa.string())),
-        ("log_ratio", _NUMBERS),  # log q(y_t) - log pi(y_t) of teacher and student, nats
-        ("kl", _NUMBERS),  # KL(student || teacher) over what the objective compares, nats
-        ("student_entropy", _NUMBERS),
-        ("teacher_entropy", _NUMBERS),
+        *((name, _NUMBERS) for name in PER_TOKEN),
         # `ALTERNATIVES` for each token, the most likely first
         *((f"{model}_best", pa.list_(pa.string())) for model in MODELS),
         *((f"{model}_best_log_probs", _NUMBERS) for model in MODELS),
@@ -55,9 +58,9 @@ SCHEMA = pa.schema(
 
 
 def choose(samples: Sequence[Sample], limit: int) -> list[int]:
-    """Which samples are dumped: whole groups, at most `limit` samples, but of a group that is larger its first ones.
+    """Choose the samples to dump: complete groups of at most `limit` samples together, or the start of a larger group.
 
-    Groups come by their uid, which verl draws at random; the order of the batch goes by length.
+    Groups are ordered by their uid, which verl draws at random, because the batch is ordered by length.
     """
     chosen: list[int] = []
     for _, places in sorted(by_question([sample.rollout for sample in samples]).items()):
@@ -69,7 +72,7 @@ def choose(samples: Sequence[Sample], limit: int) -> list[int]:
 
 
 def chat_text(messages: Sequence[Message]) -> str:
-    """A chat for reading: the bare text of a single message, else every message under its role."""
+    """Render a chat for reading: the bare text of a single message, else every message under its role."""
     texts = [text_of(message["content"]) for message in messages]
     if len(texts) == 1:
         return texts[0]
@@ -85,32 +88,32 @@ def demonstration_attempt(rollout: Rollout, prompt: TeacherPrompt, groups: Group
     return None
 
 
-def token_columns(said: Mapping[str, torch.Tensor] | None, length: int, vocabulary: Mapping[int, str]) -> dict:
-    """The columns of one response that have an entry per token.
+def token_columns(recorded: Mapping[str, torch.Tensor] | None, length: int, vocabulary: Mapping[int, str]) -> dict:
+    """Return the columns of one response that have an entry per token.
 
     Args:
-        said: what a worker's recorder kept of the response: `position` and others, (n,) or (n, ALTERNATIVES) each;
-            None where it has no target.
-        length: of the response, in tokens.
+        recorded: the recorder's tensors for the response: `position` and others, (N,) or (N, ALTERNATIVES) each;
+            None for a response without a teacher context.
+        length: tokens of the response.
         vocabulary: text of every token id that occurs.
     """
-    if said is None:
+    if recorded is None:
         return dict.fromkeys((*PER_TOKEN, *(f"{m}_{part}" for m in MODELS for part in ("best", "best_log_probs"))))
     columns: dict[str, list] = {}
-    positions = said["position"]
+    positions = recorded["position"]
     for name in PER_TOKEN:
-        columns[name] = _spread(said[name].tolist(), positions.tolist(), length)
+        columns[name] = _spread(recorded[name].tolist(), positions.tolist(), length)
     places = (positions.unsqueeze(-1) * ALTERNATIVES + torch.arange(ALTERNATIVES)).flatten().tolist()
     for model in MODELS:
-        texts = [vocabulary[i] for i in said[f"{model}_best"].flatten().tolist()]
+        texts = [vocabulary[i] for i in recorded[f"{model}_best"].flatten().tolist()]
         columns[f"{model}_best"] = _spread(texts, places, length * ALTERNATIVES)
-        log_probs = said[f"{model}_best_log_probs"].flatten().tolist()
+        log_probs = recorded[f"{model}_best_log_probs"].flatten().tolist()
         columns[f"{model}_best_log_probs"] = _spread(log_probs, places, length * ALTERNATIVES)
     return columns
 
 
 def _spread(values: Sequence[Any], places: Sequence[int], length: int) -> list:
-    """A list of that length with the values at their places, and nothing elsewhere."""
+    """Return a list with the values at their places and None elsewhere."""
     spread: list[Any] = [None] * length
     for place, value in zip(places, values, strict=True):
         spread[place] = value
@@ -125,5 +128,5 @@ def write(file: Path, records: Sequence[Mapping[str, Any]]) -> None:
 
 
 def read(file: Path) -> list[dict[str, Any]]:
-    """The records of one step."""
+    """Read the records of one step."""
     return pq.read_table(file).to_pylist()

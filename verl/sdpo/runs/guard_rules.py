@@ -1,10 +1,10 @@
-"""Notices a training that goes wrong, from the metrics of its steps. Plain Python: the trainer acts on what it says.
+"""Notice a training that goes wrong, from the metrics of its steps. Plain Python: the trainer acts on the events.
 
-Every number is held against the run's own past, so that no threshold belongs to a task. What is watched stands in
-`watches`. Noise is no alarm: a number must be out of bounds for some steps in a row, and by more than such steps differ
-from one to the next anyway. A model that answers shorter, or with another entropy, and no worse is learning: all but
-the accuracy itself raise an alarm only together with a fall of it. While nothing has ever been solved there is none to
-fall, and only numbers that are not finite are told.
+Every metric is compared with the run's own past, so that no threshold belongs to a task. `bounds` lists the metrics.
+Noise is no alarm: a metric must be out of bounds for some steps in a row, and by more than such steps vary anyway. A
+model that answers shorter, or with another entropy, and no worse is learning: except for the accuracy itself, a metric
+raises an alarm only together with a fall of accuracy. While nothing has ever been solved, accuracy cannot fall, and
+only numbers that are not finite are reported.
 """
 
 import math
@@ -14,7 +14,7 @@ from typing import Any
 
 GUARDS = ("off", "warn", "stop", "rollback")
 ACCURACY = "critic/score/mean"
-# Present in every step, and meaningless once they are not finite.
+# Metrics of every step, meaningless once they are not finite.
 FINITE = ("actor/grad_norm", "actor/pg_loss", "actor/loss")
 VALIDATION = "val-core/"
 VALIDATION_MARGIN = 0.1
@@ -22,11 +22,11 @@ VALIDATION_MARGIN = 0.1
 
 @dataclass(frozen=True)
 class GuardConfig:
-    """`insight` of the yaml, as far as it concerns the guard."""
+    """Keys of the guard in the block `insight` of the yaml."""
 
     guard: str = "warn"
-    """off; warn: say what looks wrong; stop: save and end the run; rollback: once, go back to the last good checkpoint,
-    with the teacher copied from the student, and go on; then stop."""
+    """off; warn: report what looks wrong; stop: save and end the run; rollback: once, go back to the last good
+    checkpoint, with the teacher copied from the student, and go on; then stop."""
 
     guard_patience: int = 5
     """Steps in a row that must be out of bounds."""
@@ -44,7 +44,7 @@ class GuardConfig:
 
     @classmethod
     def of(cls, block: Mapping[str, Any]) -> "GuardConfig":
-        """From the block of the yaml, where a bare `off` reads as false."""
+        """Read the block of the yaml, where a bare `off` is false."""
         given: dict[str, Any] = {each.name: block[each.name] for each in fields(cls) if each.name in block}
         if given.get("guard") is False:
             given["guard"] = "off"
@@ -62,8 +62,8 @@ class Event:
 
 
 @dataclass(frozen=True)
-class Watch:
-    """One metric and its bounds: low * past and high * past + margin; None: no such bound."""
+class Bounds:
+    """Bounds of a metric, low * past and high * past + margin; None: no such bound."""
 
     metric: str
     words: str
@@ -71,38 +71,40 @@ class Watch:
     high: float | None = None
     margin: float = 0.0
     excused: bool = True
-    """Whether a training accuracy that has not fallen makes it no alarm."""
+    """Raise no alarm while training accuracy has not fallen."""
 
     def is_out(self, value: float, past: float) -> bool:
         below = self.low is not None and value < self.low * past
         return below or (self.high is not None and value > self.high * past + self.margin)
 
 
-def watches(config: GuardConfig) -> tuple[Watch, ...]:
+def bounds(config: GuardConfig) -> tuple[Bounds, ...]:
+    """Return the metrics that the guard compares with their past."""
     return (
-        Watch(ACCURACY, "training accuracy", low=config.guard_fall, excused=False),
-        Watch("response_length/mean", "length of answers", low=config.guard_fall, high=1 / config.guard_fall),
-        Watch("self_distillation/student_entropy", "entropy of the student", low=0.1, high=3.0),
-        Watch("actor/entropy", "entropy of the student", low=0.1, high=3.0),
-        Watch("self_distillation/reprompt_sample_fraction", "share of answers that have a teacher", low=0.1),
-        Watch("training/incorrect_format", "share of answers in a wrong format", high=1.0, margin=0.25),
-        Watch("response_length/clip_ratio", "share of answers cut by the length limit", high=1.0, margin=0.4),
-        Watch("self_distillation/teacher_student_distance", "distance of teacher and student", high=10.0),
+        Bounds(ACCURACY, "training accuracy", low=config.guard_fall, excused=False),
+        Bounds("response_length/mean", "length of answers", low=config.guard_fall, high=1 / config.guard_fall),
+        Bounds("self_distillation/student_entropy", "entropy of the student", low=0.1, high=3.0),
+        Bounds("actor/entropy", "entropy of the student", low=0.1, high=3.0),
+        Bounds("self_distillation/reprompt_sample_fraction", "share of answers that have a teacher", low=0.1),
+        Bounds("training/incorrect_format", "share of answers in a wrong format", high=1.0, margin=0.25),
+        Bounds("response_length/clip_ratio", "share of answers cut by the length limit", high=1.0, margin=0.4),
+        Bounds("self_distillation/teacher_student_distance", "distance of teacher and student", high=10.0),
     )
 
 
-# A past of fewer steps says nothing. The first two of a run with a warm-up sample from the untrained model.
+# Fewer steps are no past to compare with: with a warm-up, the first two sample from the untrained model.
 START_STEPS = 2
-# How far from the past the mean of a streak must be. A streak is chosen for being low, so two would not do: simulated
-# runs of constant accuracy with 4 questions a step then raised alarms (tests/sdpo/runs/test_guard_rules.py).
+# Distance of a streak's mean from the past. A streak is selected for being low, so that two standard errors are too
+# few: simulated runs of constant accuracy with 4 questions a step then raised alarms
+# (tests/sdpo/runs/test_guard_rules.py).
 STANDARD_ERRORS = 4.0
-# Of its past, from which accuracy counts as not fallen.
+# Share of its past from which accuracy counts as not fallen.
 HELD = 0.75
 
 
 @dataclass(frozen=True)
 class Record:
-    """What is kept of one metric: its past, and the steps in a row that are out of bounds."""
+    """State of one metric: its past, and its streak of steps that are out of bounds."""
 
     steps: int = 0
     total: float = 0.0
@@ -111,10 +113,11 @@ class Record:
     streak: int = 0
     streak_total: float = 0.0
     accuracy_total: float = 0.0
-    """Training accuracy over those steps."""
+    """Sum of training accuracy over the streak."""
     accuracy_past: float = 0.0
-    """And over the steps before them."""
+    """Mean training accuracy before the streak."""
     told: bool = False
+    """True once its event is reported, under the name that checkpoints on disk have for it."""
 
     @property
     def past(self) -> float:
@@ -126,12 +129,12 @@ class Record:
         return math.sqrt(self.squared_changes / max(self.steps - 1, 1) / 2)
 
     def extended(self, value: float) -> "Record":
-        """With one more step in its past."""
+        """Return the record with one more step in its past."""
         change = (value - self.last) ** 2 if self.steps else 0.0
         return Record(self.steps + 1, self.total + value, self.squared_changes + change, value)
 
     def ended(self) -> "Record":
-        """Whose streak is over, and belongs to its past."""
+        """Return the record with its streak moved to its past."""
         if not self.streak:
             return self
         mean = self.streak_total / self.streak
@@ -140,40 +143,40 @@ class Record:
 
 @dataclass
 class Guard:
-    """`observe` every step in turn, then act on the events. `state` is all it knows, as plain values."""
+    """State of all metrics. Call `observe` with every step in turn; `state` holds everything as plain values."""
 
     config: GuardConfig
     records: dict[str, Record] = field(default_factory=dict)
     best_validation: float | None = None
-    validation_told: bool = False
+    validation_reported: bool = False
 
     def observe(self, step: int, metrics: Mapping[str, Any]) -> list[Event]:
-        """What is wrong at this step, each reason once for as long as it lasts."""
+        """Return what is wrong at this step, each reason once for as long as it lasts."""
         events = [
             Event(step, name, f"step {step}: {name} is {metrics[name]}.")
             for name in FINITE
             if name in metrics and not math.isfinite(metrics[name])
         ]
-        # First the others, which look at the accuracy before this step.
+        # Accuracy comes last: the other metrics are compared with the accuracy before this step.
         accuracy = metrics.get(ACCURACY)
-        for watch in reversed(watches(self.config)):
-            # A number that is not finite would be a past that nothing can be held against.
-            if accuracy is not None and math.isfinite(accuracy) and math.isfinite(metrics.get(watch.metric, math.nan)):
-                events += self._observe(step, watch, float(metrics[watch.metric]), float(accuracy))
+        for limits in reversed(bounds(self.config)):
+            # A number that is not finite would be a past that nothing can be compared with.
+            if accuracy is not None and math.isfinite(accuracy) and math.isfinite(metrics.get(limits.metric, math.nan)):
+                events += self._observe(step, limits, float(metrics[limits.metric]), float(accuracy))
         return events + self._validate(step, metrics)
 
     @property
     def doubts(self) -> bool:
-        """Whether anything is out of bounds that has not lasted yet: no checkpoint of now is a good one."""
-        return self.validation_told or any(
-            watch.metric in self.records and self._is_harm(watch, self.records[watch.metric])
-            for watch in watches(self.config)
+        """True while a metric is out of bounds, for however few steps: a checkpoint of now is not a good one."""
+        return self.validation_reported or any(
+            each.metric in self.records and self._is_harm(each, self.records[each.metric])
+            for each in bounds(self.config)
         )
 
-    def _observe(self, step: int, watch: Watch, value: float, accuracy: float) -> list[Event]:
-        record = self.records.get(watch.metric, Record())
-        if record.steps < START_STEPS or not watch.is_out(value, record.past):
-            self.records[watch.metric] = record.ended().extended(value)
+    def _observe(self, step: int, limits: Bounds, value: float, accuracy: float) -> list[Event]:
+        record = self.records.get(limits.metric, Record())
+        if record.steps < START_STEPS or not limits.is_out(value, record.past):
+            self.records[limits.metric] = record.ended().extended(value)
             return []
         record = replace(
             record,
@@ -182,56 +185,58 @@ class Guard:
             accuracy_total=record.accuracy_total + accuracy,
             accuracy_past=record.accuracy_past if record.streak else self.records[ACCURACY].past,
         )
-        is_alarm = not record.told and self._is_alarm(watch, record)
-        self.records[watch.metric] = replace(record, told=record.told or is_alarm)
-        return [Event(step, watch.metric, self._sentence(step, watch, record))] if is_alarm else []
+        is_alarm = not record.told and self._is_alarm(limits, record)
+        self.records[limits.metric] = replace(record, told=record.told or is_alarm)
+        return [Event(step, limits.metric, self._sentence(step, limits, record))] if is_alarm else []
 
-    def _is_alarm(self, watch: Watch, record: Record) -> bool:
+    def _is_alarm(self, limits: Bounds, record: Record) -> bool:
         if record.streak < self.config.guard_patience:
             return False
         distance = abs(record.streak_total / record.streak - record.past)
         if distance <= STANDARD_ERRORS * record.noise / math.sqrt(record.streak):
             return False
-        return self._is_harm(watch, record)
+        return self._is_harm(limits, record)
 
-    def _is_harm(self, watch: Watch, record: Record) -> bool:
-        """Whether it is out of bounds, and accuracy no excuse."""
+    def _is_harm(self, limits: Bounds, record: Record) -> bool:
+        """Return True if the metric is out of bounds and accuracy no excuse."""
         if not record.streak:
             return False
-        return not watch.excused or record.accuracy_total / record.streak < HELD * record.accuracy_past
+        return not limits.excused or record.accuracy_total / record.streak < HELD * record.accuracy_past
 
-    def _sentence(self, step: int, watch: Watch, record: Record) -> str:
+    def _sentence(self, step: int, limits: Bounds, record: Record) -> str:
         mean = record.streak_total / record.streak
         text = (
-            f"step {step}: {watch.words} is {mean:.3g} over the last {record.streak} steps, after {record.past:.3g} "
+            f"step {step}: {limits.words} is {mean:.3g} over the last {record.streak} steps, after {record.past:.3g} "
             f"over the {record.steps} steps before"
         )
-        if watch.excused:
+        if limits.excused:
             now = record.accuracy_total / record.streak
             text += f", and training accuracy fell from {record.accuracy_past:.2f} to {now:.2f}"
         return text + "."
 
     def _validate(self, step: int, metrics: Mapping[str, Any]) -> list[Event]:
-        """The mean over data sources against its best; one measurement is enough, as it has many answers."""
+        """Compare the mean over data sources with its best; one validation is enough, as it has many answers."""
         values = [float(metrics[name]) for name in metrics if name.startswith(VALIDATION) and "/mean@" in name]
         if not values:
             return []
         value = sum(values) / len(values)
         best = self.best_validation = max(value, self.best_validation or value)
         fell = value < self.config.guard_fall * best and best - value > VALIDATION_MARGIN
-        is_new, self.validation_told = fell and not self.validation_told, fell
+        is_new, self.validation_reported = fell and not self.validation_reported, fell
         text = f"step {step}: validation is {value:.2f}, after {best:.2f} at its best."
         return [Event(step, VALIDATION, text)] if is_new else []
 
     @property
     def state(self) -> dict[str, Any]:
+        """State as plain values, for a checkpoint."""
         return {
             "records": {name: asdict(record) for name, record in self.records.items()},
             "best_validation": self.best_validation,
-            "validation_told": self.validation_told,
+            "validation_told": self.validation_reported,
         }
 
     @classmethod
     def resumed(cls, config: GuardConfig, state: Mapping[str, Any]) -> "Guard":
+        """Continue from the `state` of a checkpoint."""
         records = {name: Record(**record) for name, record in state["records"].items()}
         return cls(config, records, state["best_validation"], state["validation_told"])

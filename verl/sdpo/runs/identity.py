@@ -12,7 +12,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from verl.sdpo.runs.checkpoints import folder_of, newest_whole, replace
+from verl.sdpo.runs.checkpoints import folder_of, newest_complete, replace
 
 RECORD = "run_config.json"
 
@@ -64,10 +64,10 @@ def refuse_other(config: DictConfig) -> None:
     A checkpoint that holds none (of another trainer) is let through, as is one that `trainer.resume_from_path` names.
 
     Raises:
-        ValueError: naming each key that differs, with both values; or there is no whole checkpoint to continue from.
+        ValueError: naming each key that differs, with both values; or there is no complete checkpoint to continue from.
     """
     trainer = config["trainer"]
-    step, _ = newest_whole(trainer)
+    step, _ = newest_complete(trainer)
     if step is None:
         return
     checkpoint = folder_of(Path(trainer["default_local_dir"]), step)

@@ -1,20 +1,20 @@
 #!/usr/bin/env bash
 # Ray over several machines, for trainings on more than one (docs/experiments.md).
-#   bash experiments/cluster.sh head [RAY FLAGS]            begin a cluster on this machine, and say how to join it
+#   bash experiments/cluster.sh head [RAY FLAGS]            start a cluster on this machine, and print how to join it
 #   bash experiments/cluster.sh worker ADDRESS [RAY FLAGS]  let this machine join it
 #   bash experiments/cluster.sh status [N]                  show its nodes; with N, wait until there are that many
-#   bash experiments/cluster.sh stop                        end what head or worker began on this machine
+#   bash experiments/cluster.sh stop                        stop what head or worker started on this machine
 #   bash experiments/cluster.sh run N COMMAND...            one of the N tasks of a Slurm step, one per node: they meet, the
 #                                                           first runs COMMAND on the cluster, and all end with it
-# By hand the site file tells SITE_PYTHON, SITE_SETUP, SITE_CPUS and SITE_GPUS; a Slurm job was told by the launcher.
+# By hand the site file sets SITE_PYTHON, SITE_SETUP, SITE_CPUS and SITE_GPUS; in a Slurm job the launcher sets them.
 #   CLUSTER_DIR      logs and sockets of this machine's node: local, and short (a Unix socket's path has at most 107 bytes)
 #   CLUSTER_IP       this machine's address, where it has several and Ray takes the wrong one
-#   CLUSTER_PORT     the head's; any that is free by default
-#   CLUSTER_SECONDS  how long the nodes wait for one another
-# By hand the nodes share Ray's secret in ~/.ray/auth_token: where the home folder is not shared, copy that file.
+#   CLUSTER_PORT     port of the head; by default any that is free
+#   CLUSTER_SECONDS  how long the nodes wait for each other
+# By hand the nodes share Ray's token in ~/.ray/auth_token: where the home folder is not shared, copy that file.
 set -euo pipefail
 
-# An address in the environment is that of a training's cluster; here it would be taken for the node's own.
+# RAY_ADDRESS is the cluster of a training; `ray start` would take it for the address of this node.
 given_address=${RAY_ADDRESS:-}
 unset RAY_ADDRESS
 folder=${CLUSTER_DIR:-${RAY_TMPDIR:-${TMPDIR:-/tmp}}/sdpo-$UID-${SLURM_JOB_ID:-hand}-${SLURM_PROCID:-0}}
@@ -38,7 +38,7 @@ load_site() {
         eval "${SITE_SETUP:-}"
     fi
     PYTHON=${SITE_PYTHON:-${PYTHON:-python}}
-    # Of all of this user's Rays, in ~/.ray/auth_token: without it whoever reaches a port of Ray runs programs here.
+    # One token for all clusters of this user: without it whoever reaches a port of Ray can run programs here.
     export RAY_AUTH_MODE=token
 }
 
@@ -82,7 +82,7 @@ stop_node() {
         kill -0 -- "-$node" 2>/dev/null || break
         sleep 1
     done
-    # Ray's own processes end with it; what a worker had started may not.
+    # Ray's own processes end with the node; what a worker has started may not.
     kill -KILL -- "-$node" 2>/dev/null || true
     rm -f "$folder/pid" "$folder/address"
 }
@@ -129,13 +129,13 @@ leave() {
 
 lead() { # N COMMAND...
     leads=yes
-    # Of an attempt that was killed.
+    # An attempt that was killed leaves it behind.
     rm -f "$RUN_DIR"/cluster-*
     (umask 077 && od -An -N32 -tx1 /dev/urandom | tr -d ' \n' >"$meeting.token")
     start_head --include-dashboard=false
     echo "$address" >"$meeting.new"
     mv "$meeting.new" "$meeting"
-    # In the background, as a signal interrupts only `wait`.
+    # In the background, because a signal interrupts `wait` alone.
     wait_for_nodes "$1" >&2 &
     command=$!
     wait "$command" || die "not all of the $1 nodes came within $patience s."
@@ -162,10 +162,10 @@ follow() {
 
 run() { # N COMMAND...
     meeting=$RUN_DIR/cluster-$RUN_ATTEMPT command='' leads=''
-    # Ray's processes believe whoever reaches their ports, unless they share a secret.
+    # Without a shared token Ray's processes obey whoever reaches their ports.
     export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$meeting.token
     trap leave EXIT
-    # Once: a second signal would end what the first one began.
+    # Only once: a second signal would interrupt the clean-up of the first.
     trap 'trap "" TERM INT; exit 143' TERM INT
     if [[ $SLURM_PROCID == 0 ]]; then
         lead "$@"

@@ -1,4 +1,4 @@
-"""Asks Ray, for cluster.sh: where a cluster can begin on this machine, and which nodes one has."""
+"""Ask Ray for cluster.sh: the address of a new head on this machine, and the nodes of a cluster."""
 
 import os
 import socket
@@ -9,7 +9,7 @@ import ray
 
 
 def free_address() -> str:
-    """`IP:PORT` on which this machine can be the head of a cluster."""
+    """Return `IP:PORT` for a head on this machine."""
     ip = os.environ.get("CLUSTER_IP") or ray.util.get_node_ip_address()
     with socket.socket() as probe:
         probe.bind(("", int(os.environ.get("CLUSTER_PORT", 0))))
@@ -20,13 +20,13 @@ def connect(address: str, deadline: float) -> None:
     """Become a driver of the cluster.
 
     Raises:
-        ConnectionError: it does not answer by `deadline` (of `time.monotonic`).
+        ConnectionError: the cluster does not answer by `deadline` (of `time.monotonic`).
     """
     while True:
         try:
             ray.init(address=address, log_to_driver=False, logging_level="ERROR")
             return
-        # What Ray raises as long as one of its processes is not there yet.
+        # Raised by Ray while one of its processes is still starting.
         except (ConnectionError, RuntimeError, OSError, ValueError) as error:
             if time.monotonic() > deadline:
                 raise ConnectionError(f"no Ray at {address}: {' '.join(str(error).split())}") from error
@@ -34,7 +34,7 @@ def connect(address: str, deadline: float) -> None:
 
 
 def living_nodes() -> list[str]:
-    """A line for every node: address, CPUs and GPUs."""
+    """Return a line for every node: address, CPUs and GPUs."""
     nodes = sorted((node for node in ray.nodes() if node["Alive"]), key=lambda node: node["NodeID"])
     amounts = [{name: node["Resources"].get(name, 0) for name in ("CPU", "GPU")} for node in nodes]
     return [
@@ -44,7 +44,7 @@ def living_nodes() -> list[str]:
 
 
 def wait(address: str, wanted: int, seconds: float) -> int:
-    """Print the nodes once there are as many as wanted. Returns 1 if they do not come in time."""
+    """Print the nodes once there are enough. Return 1 if they do not join in time."""
     deadline = time.monotonic() + seconds
     try:
         connect(address, deadline)

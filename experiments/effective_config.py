@@ -1,4 +1,4 @@
-"""A table of what every run of a sweep trains with: its configuration composed by Hydra, as verl would.
+"""Print the configurations of a sweep's runs as a table, composed by Hydra as verl does.
 
 bash experiments/generalization/run_sdpo_all.sh --list | python experiments/effective_config.py
 """
@@ -57,19 +57,19 @@ COLUMNS = {
 
 
 def compose_runs(lines: list[str]) -> dict[str, DictConfig]:
-    """The configuration of every run, by name. `lines` are those of a script's --list."""
+    """Return the configuration of every run by name. `lines` are those of a script's --list."""
     runs = {}
     with initialize_config_module("verl.trainer.config", version_base=None):
         for line in lines:
             name, config, task, *overrides = line.rstrip("\n").split("\t")
             runs[name] = compose(config, [*filter(None, overrides)])
-            # In a run these come from the environment.
+            # These come from the environment in a run.
             runs[name].vars.task, runs[name].trainer.experiment_name = task, name
     return runs
 
 
-def table(runs: dict[str, DictConfig]) -> str:
-    """What all runs share, and a row per run of what they do not."""
+def comparison(runs: dict[str, DictConfig]) -> str:
+    """Render the values that all runs share, and a row per run of the others."""
     values = {
         name: {column: str(OmegaConf.select(config, key)) for column, key in COLUMNS.items()}
         for name, config in runs.items()
@@ -86,4 +86,4 @@ def table(runs: dict[str, DictConfig]) -> str:
 
 
 if __name__ == "__main__":
-    print(table(compose_runs(sys.stdin.readlines())))
+    print(comparison(compose_runs(sys.stdin.readlines())))

@@ -1,28 +1,28 @@
 #!/usr/bin/env bash
-# One run, on this machine or inside a Slurm job: COMMAND [ARG...], written into the run folder by launcher.sh.
-#   RUN_DIR           its folder: the output of every attempt, and `complete` once the command has ended well
+# Runs COMMAND [ARG...] as one attempt of a run, on this machine or inside a Slurm job. launcher.sh writes the call.
+#   RUN_DIR           folder of the run: the output of every attempt, and `complete` once the command has succeeded
 #   RUN_STOP_DIR      where a training looks for the file `stop` (see verl/sdpo/trainer/stop.py); unset for other commands
-#   RUN_LOG           set here, the output of this attempt; by it the processes of the attempt are known
+#   RUN_LOG           set here: output of this attempt, which also marks its processes
 #   RUN_STOP_SECONDS  how long before Slurm's time limit the signal USR1 comes
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-# Slurm ends the job at its limit; what is left of the time is for queueing it again.
+# Time before the limit of Slurm that is kept for queueing the job again.
 MARGIN_SECONDS=60
 # After verl's driver has reported an error it may hang. Hydra prints this line when it has seen the exception.
 FAILED='Error executing job with overrides'
 HUNG_SECONDS=15
 GRACE_SECONDS=60
-# How long Ray's processes may take to end after the driver.
+# Seconds that Ray's processes get to end after the driver.
 LEFT_SECONDS=10
-# A disk with less room is called full.
+# Disks with less space are reported as full.
 FULL_KIB=1024
 
 say() {
     echo "$(date '+%F %T') ${RUN_DIR##*/}: $*" >&2
 }
 
-# [SECONDS]: the command's process group: asked to end, and made to when it does not.
+# [SECONDS]: terminate the process group of the command, and kill it after SECONDS.
 end_command() {
     kill -TERM -- "-$command" 2>/dev/null || return 0
     sleep "${1:-$GRACE_SECONDS}"
@@ -51,13 +51,13 @@ at_interrupt() {
 
 end_when_hung() {
     grep --quiet --max-count=1 "$FAILED" < <(tail --lines=+1 --follow "$log")
-    # Now, as its end may give back what it had taken of /dev/shm.
+    # Before the command ends and frees what it holds in /dev/shm.
     name_full_disks
     sleep "$HUNG_SECONDS"
     end_command "$HUNG_SECONDS"
 }
 
-# Ray's processes have groups of their own. They end after their driver, but not at once, and not all when it was killed.
+# Ray's processes have their own groups. They end a while after the driver, but not all of them when it was killed.
 end_left_processes() {
     local deadline=$((SECONDS + LEFT_SECONDS)) pids
     while pids=$(left_processes); do
@@ -70,10 +70,10 @@ end_left_processes() {
     done
 }
 
-# Those that were started in this attempt's environment; fails where there are none.
+# Prints the processes with this attempt's environment; fails if there are none.
 left_processes() {
     local files
-    # Not in the environment of the looking program itself.
+    # Unset for grep, which would find itself.
     files=$(env --unset=RUN_LOG grep --files-with-matches --no-messages --null-data --line-regexp --fixed-strings "RUN_LOG=$log" \
         /proc/[0-9]*/environ) || [[ -n $files ]] || return
     tr -dc '0-9\n' <<<"$files"
@@ -100,7 +100,7 @@ name_full_disks() {
     done
 }
 
-# Why it may have failed, and what becomes of it.
+# Reports why the command may have failed, and how to continue.
 explain() {
     if ! grep --quiet "$FAILED" "$log"; then
         name_full_disks
@@ -122,7 +122,7 @@ queue_again() {
 
 stop_dir=${RUN_STOP_DIR:-$RUN_DIR}
 mkdir -p "$RUN_DIR" "$stop_dir"
-# Two trainings at once would write the same checkpoints. Some file systems know no locks, and are no reason to stop.
+# Two trainings at once would write the same checkpoints. Some file systems have no locks; that is no reason to stop.
 exec 8>>"$RUN_DIR/lock"
 held=0
 flock --nonblock --conflict-exit-code 9 8 2>/dev/null || held=$?
@@ -150,7 +150,7 @@ helpers+=("$!")
 wait_for_command
 for helper in "${helpers[@]}"; do
     kill -KILL -- "-$helper" 2>/dev/null || true
-    # Keeps bash from announcing it.
+    # `wait` keeps bash from printing that the helper was killed.
     wait "$helper" 2>/dev/null || true
 done
 kill -KILL -- "-$command" 2>/dev/null || true
@@ -174,7 +174,7 @@ elif [[ $status == 0 ]]; then
 else
     explain
     say "failed with status $status; the end of $log:"
-    # The line of one step has thousands of characters.
+    # The metrics of one step are one line of thousands of characters.
     tail -n 20 "$log" | cut --characters=1-500 >&2
     exit "$status"
 fi

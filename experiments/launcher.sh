@@ -37,7 +37,7 @@ die() {
 }
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What recipes.py calls
+# Functions that recipes.py calls
 
 # WANDB_RUN_GROUP, folder of the run folders
 begin_recipe() {
@@ -101,7 +101,7 @@ read_arguments() {
     fi
 }
 
-# The recipes are their own description.
+# Recipes begin with a comment that describes them.
 print_help() {
     local recipe
     echo "$LAUNCHER_OPTIONS"
@@ -139,11 +139,11 @@ load_site() {
         echo "$message" >&2
     fi
     read_size
-    # For recipes.py, should the site file only set them.
+    # recipes.py needs them exported, also if the site file only sets them.
     export SDPO_DIR SDPO_LOG_DIR SDPO_CKPT_DIR
 }
 
-# What verl is told about the nodes: of one, how many CPUs Ray may use; Ray over several was told when it was begun.
+# Overrides for the nodes. On one node the CPUs that Ray may use; a cluster over several declares them at its start.
 read_size() {
     SITE_NODES=${SITE_NODES:-1}
     [[ $SITE_NODES =~ ^[1-9][0-9]*$ ]] || die "SITE_NODES=$SITE_NODES in the site file is not a number of nodes."
@@ -169,7 +169,7 @@ find_python() {
         "installed, or do \`pip install omegaconf\`."
 }
 
-# Prints what recipes.py makes of the recipes.
+# Prints the calls to which recipes.py expands the recipes.
 expand_recipes() {
     local python origin=$PWD
     python=$(find_python) || exit
@@ -233,7 +233,7 @@ launch_slurm() {
     fi
 }
 
-# JOB: whether Slurm knows it. Asked once, and no silence is believed: a second job would train in the folders of the first.
+# JOB: succeeds if Slurm knows the job. squeue is asked once and must answer: a second job would train in the same folders.
 is_queued() {
     if [[ -z ${LAUNCHER_QUEUE+set} ]]; then
         LAUNCHER_QUEUE=$(squeue --noheader --format=%i) || die "squeue does not say which jobs are queued. Try again when it does."
@@ -246,7 +246,7 @@ launch_local() {
     echo "# $name: running, output in $run_dir" >&2
     bash "$run_dir/job.sh" &
     job=$!
-    # A signal to this script alone would leave the run behind.
+    # Without this, a signal to this script alone would leave the run behind.
     trap 'kill -TERM "$job"; wait "$job"; exit 143' HUP INT TERM
     if wait "$job"; then
         LAUNCHER_SUBMITTED+=("$name")
@@ -272,7 +272,7 @@ print_job() {
     if [[ $LAUNCHER_MODE == slurm ]]; then
         print_sbatch_flags "$name" "$RUN_STOP_SECONDS" "$nodes"
         make_step "$nodes"
-        # Of a cluster started by hand, in the shell that submits: sbatch hands its environment on.
+        # sbatch passes on the environment, in which a cluster that was started by hand may be.
         echo "unset RAY_ADDRESS"
     else
         print_exports RAY_ADDRESS

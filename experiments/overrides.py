@@ -1,4 +1,4 @@
-"""Writes overrides in Hydra's grammar, so that any path or name survives it: on the command line of `main_ppo`, and in
+"""Write overrides in Hydra's grammar, so that any path or name survives it: on the command line of `main_ppo`, and in
 everything that composes a configuration.
 """
 
@@ -14,12 +14,12 @@ Value = bool | int | float | str | None | Sequence
 
 
 def override(key: str, value: Value) -> str:
-    """`key=value`, which Hydra and OmegaConf read as exactly this value: an interpolation in a text stays text."""
+    """Return `key=value`, which Hydra and OmegaConf read as this very value: an interpolation in a text stays text."""
     return f"{key}={hydra_value(value)}"
 
 
 def hydra_value(value: Value) -> str:
-    """A value in Hydra's grammar: null, booleans, numbers, texts, and sequences of them."""
+    """Render a value in Hydra's grammar: null, booleans, numbers, texts, and sequences of them."""
     if value is None:
         return "null"
     if isinstance(value, str):
@@ -30,7 +30,7 @@ def hydra_value(value: Value) -> str:
 
 
 def number(value: bool | int | float) -> str:
-    """As people write it: 1e-5, not 1e-05."""
+    """Render a number as people write it: 1e-5, not 1e-05."""
     return repr(value).replace("e-0", "e-")
 
 

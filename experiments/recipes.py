@@ -1,4 +1,4 @@
-"""Expands the recipes of `experiments/recipes/` to runs, for launcher.sh. Needs OmegaConf and nothing else of verl.
+"""Expand the recipes of `experiments/recipes/` to runs, for launcher.sh. Needs OmegaConf and nothing else of verl.
 
 python -m experiments.recipes [--from FOLDER] RECIPE...
 
@@ -25,26 +25,26 @@ HERE = Path(__file__).resolve().parent
 USER_YAML = HERE.parent / "verl" / "trainer" / "config" / "user.yaml"
 FOLDERS = {"SDPO_DIR": "dir", "SDPO_LOG_DIR": "log_dir", "SDPO_CKPT_DIR": "ckpt_dir"}
 KEYS = ("base", "name", "group", "config", "overrides", "command", "flags", "task", "runs", "sweep")
-# Their entries are added to those of the bases; any other key replaces theirs.
+# Keys whose entries are added to those of the bases; any other key replaces the bases' value.
 MERGED = ("overrides", "flags", "sweep")
-# Where the value of an axis goes in every training.
+# Key of the configuration that an axis sets in every training.
 AXIS_KEYS = {"model": "actor_rollout_ref.model.path", "seed": "vars.seed"}
 
 
-class Run(NamedTuple):
+class RecipeRun(NamedTuple):
     """One training of verl, or one run of another program."""
 
     name: str
     task: str
-    """Its data folder, relative to SDPO_DIR; empty for a program without data."""
+    """Data folder relative to SDPO_DIR, empty for a program without data."""
     config: str
-    """The Hydra configuration of a training; empty for a program."""
+    """Hydra configuration of a training, empty for a program."""
     words: list[str]
-    """The overrides of a training; a program's command."""
+    """Overrides of a training, or the command of a program."""
 
 
 def load(recipe: str, folder: Path) -> dict[str, Any]:
-    """The recipe with its bases merged in, later ones over earlier ones.
+    """Return the recipe with its bases merged in, later ones over earlier ones.
 
     Args:
         recipe: a name from `experiments/recipes/`, or the path of a yaml file relative to `folder`.
@@ -68,7 +68,7 @@ def load(recipe: str, folder: Path) -> dict[str, Any]:
     return merged
 
 
-def expand(recipe: str, content: Mapping[str, Any], environment: Mapping[str, str], data: str) -> Iterator[Run]:
+def expand(recipe: str, content: Mapping[str, Any], environment: Mapping[str, str], data: str) -> Iterator[RecipeRun]:
     """The runs of a recipe, in the order of its axes: the last one changes fastest.
 
     Args:
@@ -91,7 +91,7 @@ def expand(recipe: str, content: Mapping[str, Any], environment: Mapping[str, st
 
 
 def choices(axis: str, values: Sequence | Mapping, environment: Mapping[str, str]) -> list[tuple[Any, dict[str, Any]]]:
-    """The values of an axis with the overrides that each brings, after the environment has had its say."""
+    """Return the values of an axis with the overrides that each brings; the environment may choose the values."""
     named = values if isinstance(values, Mapping) else {value: {} for value in values}
     chosen = environment.get(f"{axis.upper()}S", "").split()
     if not chosen:
@@ -112,7 +112,7 @@ def make_run(
     settings: Mapping[str, Any],
     environment: Mapping[str, str],
     data: str,
-) -> Run:
+) -> RecipeRun:
     name = fill(content["name"], {axis: as_name(value) for axis, value in fields.items()})
     task = fill(content.get("task", "{dataset}" if "config" in content else ""), fields)
     if "config" in content:
@@ -120,11 +120,11 @@ def make_run(
         overrides = {key: fill(value, fields) for key, value in content.get("overrides", {}).items()}
         # The task for the record of the run, which would name the variable TASK alone.
         words = {**axes, **overrides, "vars.task": task, **settings}
-        return Run(name, task, content["config"], [override(key, value) for key, value in words.items()])
+        return RecipeRun(name, task, content["config"], [override(key, value) for key, value in words.items()])
     fields = {**fields, "run": name, "data": os.path.join(data, task)}
     fields |= {"python": environment["LAUNCHER_PYTHON"], "gpus": environment.get("SITE_GPUS") or "1"}
     flags = [word for flag, value in content.get("flags", {}).items() for word in (f"--{flag}", value)]
-    return Run(name, task, "", [str(fill(word, fields)) for word in (*content["command"], *flags)])
+    return RecipeRun(name, task, "", [str(fill(word, fields)) for word in (*content["command"], *flags)])
 
 
 def fill(text: Any, fields: Mapping[str, Any]) -> Any:
@@ -137,12 +137,12 @@ def fill(text: Any, fields: Mapping[str, Any]) -> Any:
 
 
 def as_name(value: Any) -> str:
-    """Names of runs are names of folders: of a path the last part, numbers as people write them."""
+    """Render a value for the name of a folder: the last part of a path, numbers as people write them."""
     return value.rstrip("/").rsplit("/", 1)[-1] if isinstance(value, str) else number(value)
 
 
 def folders(origin: Path) -> dict[str, str]:
-    """The folders of user.yaml, as a training would have them that is started in this repository.
+    """Return the folders of user.yaml, as a training has them that is started in this repository.
 
     Raises:
         OmegaConfBaseException: user.yaml refers to something that is not there.
@@ -156,7 +156,7 @@ def folders(origin: Path) -> dict[str, str]:
 
 
 def script(recipes: Sequence[str], origin: Path) -> Iterator[str]:
-    """What launcher.sh runs: the folders, then one line per run.
+    """Yield the lines that launcher.sh runs: the folders, then one line per run.
 
     Raises:
         ValueError: two runs have one name, or a name cannot be one. Names are those of folders, jobs, and wandb's runs.

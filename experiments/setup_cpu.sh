@@ -25,7 +25,7 @@ find_python() {
     return 1
 }
 
-# PyTorch's ordinary wheel brings gigabytes of CUDA. The CPU build comes from pip's local wheels, where there are some,
+# PyTorch's default wheel brings gigabytes of CUDA. The CPU build comes from pip's local wheels, where there are some,
 # or else from PyTorch's own index.
 install_torch() {
     local torch

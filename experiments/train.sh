@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# One training with verl: CONFIG [OVERRIDE...]. Started by job.sh, inside the container if there is one.
+# Runs one training with verl: CONFIG [OVERRIDE...]. job.sh starts it, inside the container if there is one.
 #   EXPERIMENT, TASK, SDPO_*  read by verl/trainer/config/user.yaml
-#   RUN_DIR, RUN_ATTEMPT      where the records of this attempt go
+#   RUN_DIR, RUN_ATTEMPT      folder of the run, and name of this attempt in it
 #   PYTHON                    the Python in which verl is installed
-#   SDPO_SKIP_DOCTOR          if set, start even where the doctor would not
+#   SDPO_SKIP_DOCTOR          if set, start without the checks of the doctor
 set -euo pipefail
 
 config=$1
@@ -24,7 +24,7 @@ wandb_run_id() {
     cat "$RUN_DIR/wandb_id"
 }
 
-# A Ray that runs already was started without what this run exports, and perhaps on another machine.
+# A cluster that runs already does not have the environment of this run, and may be on another machine.
 job_environment() {
     "$PYTHON" -c 'import json, os, sys
 names = [name for name in sys.argv[1:] if name in os.environ]
@@ -48,18 +48,18 @@ ulimit -c 0
 
 overrides=("trainer.logger=[$loggers]" "$@")
 if [[ -n ${RAY_ADDRESS:-} ]]; then
-    # It has told its nodes what they have, and refuses to be told again.
+    # Its nodes declared their resources when they were started, and ray.init refuses them here.
     overrides+=(++ray_kwargs.ray_init.num_cpus=null ++ray_kwargs.ray_init.num_gpus=null)
     RAY_JOB_CONFIG_JSON_ENV_VAR=$(job_environment VERL_PLATFORM VERL_FILE_LOGGER_PATH TENSORBOARD_DIR EXPERIMENT TASK RUN_DIR \
         SDPO_DIR SDPO_LOG_DIR SDPO_CKPT_DIR HF_HUB_OFFLINE \
         WANDB_ENTITY WANDB_PROJECT WANDB_MODE WANDB_RUN_GROUP WANDB_RUN_ID WANDB_RESUME WANDB_DIR)
-    # Ray that is joined does not look for its secret by itself, though it says so.
+    # A driver that joins a cluster does not look for the token by itself, though Ray documents that it does.
     export RAY_JOB_CONFIG_JSON_ENV_VAR RAY_AUTH_MODE=${RAY_AUTH_MODE-token}
 fi
 if [[ -z ${SDPO_SKIP_DOCTOR:-} ]]; then
     "$PYTHON" -m verl.sdpo.doctor --config-name "$config" "${overrides[@]}" || {
         status=$?
-        echo "Not started. Mend what the doctor found, or start all the same with SDPO_SKIP_DOCTOR=yes." >&2
+        echo "Not started. Fix what the doctor found, or start all the same with SDPO_SKIP_DOCTOR=yes." >&2
         exit "$status"
     }
 fi

@@ -25,10 +25,10 @@ END_OF_TURN = "<|im_end|>"
 
 
 def gguf_folder() -> Path:
-    """Where the GGUF file lies.
+    """Return the folder of the GGUF file.
 
     Raises:
-        ValueError: when the package is missing.
+        ValueError: the package is missing.
     """
     # The package is located, never imported: its import needs llama.cpp, which we do not.
     spec = importlib.util.find_spec(PACKAGE.replace("-", "_"))

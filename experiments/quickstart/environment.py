@@ -1,4 +1,4 @@
-"""The quickstart's environments: write a tool call as JSON, and be told what is wrong with it.
+"""The quickstart's environments: write a tool call as JSON, and get feedback on its faults.
 
 `ENVIRONMENTS` names them. Tasks are drawn from a seed. No call that a held-out task asks for is asked for, in any
 wording, by a training task. `compute_score` is the reward function for verl:
@@ -56,10 +56,10 @@ class Task(NamedTuple):
 
 
 class Faults(NamedTuple):
-    """What is wrong with a reply; all empty when it is right."""
+    """Faults of a reply; all empty when it is right."""
 
     unreadable: str = ""
-    """Why there is no object to compare, as a sentence."""
+    """Sentence on why there is no object to compare, if so."""
     missing: Sequence[str] = ()
     unknown: Sequence[str] = ()
     wrong: Sequence[tuple[str, Any, str]] = ()
@@ -67,7 +67,7 @@ class Faults(NamedTuple):
 
 
 class ToolJson:
-    """The prompt names the keys, and is right. The feedback says which key or value is wrong."""
+    """Task whose prompt names the right keys. The feedback names the key or value that is wrong."""
 
     wordings: ClassVar[Sequence[str]] = (
         "Write one line of JSON with the keys {keys}. {facts}",
@@ -82,7 +82,7 @@ class ToolJson:
         return Task(prompt, {self.renamed.get(key, key): value for key, value in call.items()})
 
     def feedback(self, faults: Faults, expected: Mapping[str, str]) -> str:
-        """In words, what is wrong with a reply that has faults."""
+        """Describe the faults of a reply that has some."""
         if faults.unreadable:
             return faults.unreadable
         said = [f'The key "{key}" is missing.' for key in faults.missing]
@@ -126,7 +126,7 @@ ENVIRONMENTS: Mapping[str, ToolJson] = {
 
 
 def data_source(environment: str) -> str:
-    """What verl's rows and metrics call an environment."""
+    """Return the name of an environment in verl's rows and metrics."""
     return environment.replace("-", "_")
 
 

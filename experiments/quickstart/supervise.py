@@ -1,4 +1,4 @@
-"""Runs one command and, however that ends, leaves none of its processes behind (Linux)."""
+"""Run one command and, however it ends, leave none of its processes behind (Linux)."""
 
 import contextlib
 import ctypes
@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 
 PR_SET_CHILD_SUBREAPER = 36
-# Time to end in peace: Ray and verl release their shared memory then.
+# Time for a clean exit, in which Ray and verl release their shared memory.
 GRACE_SECONDS = 5.0
 POLL_SECONDS = 1.0
 

@@ -12,7 +12,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from experiments import recipes
-from experiments.effective_config import compose_runs, table
+from experiments.effective_config import comparison, compose_runs
 from tests.experiments.conftest import REPO, SCRIPTS
 from verl.sdpo.preflight.validation import validate_training_config
 
@@ -436,7 +436,7 @@ def test_a_recipe_of_ones_own(tmp_path):
 
 
 def test_table_shows_what_is_shared_once_and_what_differs_per_run(runs):
-    lines = table(runs["rich_feedback/run_sdpo.sh"] | runs["rich_feedback/run_baseline_grpo.sh"]).splitlines()
+    lines = comparison(runs["rich_feedback/run_sdpo.sh"] | runs["rich_feedback/run_baseline_grpo.sh"]).splitlines()
     assert lines[0] == "2 runs, all with"
     assert "  rollouts         8" in lines
     header, sdpo, grpo = lines[-3:]

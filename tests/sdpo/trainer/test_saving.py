@@ -83,8 +83,8 @@ def test_a_trainer_passes_over_an_incomplete_checkpoint(tmp_path):
         folder = checkpoints.folder_of(tmp_path, step)
         folder.mkdir()
         (folder / "data.pt").write_bytes(b"order")
-        checkpoints.seal(folder)
-        checkpoints.name_latest(tmp_path, step)
+        checkpoints.write_manifest(folder)
+        checkpoints.commit(tmp_path, step)
     (tmp_path / "global_step_2" / "data.pt").write_bytes(b"")
 
     def verl_load(self):

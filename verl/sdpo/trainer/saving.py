@@ -40,10 +40,10 @@ class CheckpointSaver:
         folder = self.folder(step)
         try:
             # An earlier attempt at this step may have left it.
-            (folder / checkpoints.SEAL).unlink(missing_ok=True)
+            (folder / checkpoints.MANIFEST).unlink(missing_ok=True)
             identity.record(self._composed, folder)
             yield folder
-            checkpoints.seal(folder)
+            checkpoints.write_manifest(folder)
         except Exception as error:
             # The folder itself may not exist.
             disk = next(path for path in folder.parents if path.exists())
@@ -57,14 +57,14 @@ class CheckpointSaver:
     def name_saved(self) -> None:
         """Name the checkpoint saved last as the latest, now that its step is logged, and delete old ones."""
         if self._unnamed is not None:
-            checkpoints.name_latest(self._root, self._unnamed)
+            checkpoints.commit(self._root, self._unnamed)
             checkpoints.delete_old(self._root, self._unnamed, self._kept)
             self._unnamed = None
 
     def go_back_to(self, step: int) -> None:
         """Name an older checkpoint as the latest; one that is not named yet never will be."""
         self._unnamed = None
-        checkpoints.name_latest(self._root, step)
+        checkpoints.commit(self._root, step)
 
     def choose_complete(self, trainer: Mapping) -> None:
         """Let verl resume from the newest complete checkpoint.
@@ -72,4 +72,4 @@ class CheckpointSaver:
         Args:
             trainer: the block of the configuration.
         """
-        checkpoints.choose_whole(trainer)
+        checkpoints.choose_complete(trainer)

@@ -23,7 +23,7 @@ def write_log(path, attempts, **config):
 def cells_of(text):
     """The cells of a table, by the first one of their row."""
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
-    return {first: rest for first, *rest in rows}
+    return {first: cells for first, *cells in rows}
 
 
 # Logs

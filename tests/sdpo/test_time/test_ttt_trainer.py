@@ -21,7 +21,7 @@ PROMPT = "What is it?"
 
 
 class Run:
-    """As much of a trainer as the extension is given."""
+    """The part of a trainer that the extension uses."""
 
     def __init__(self, checkpoint: int):
         self.global_steps, self.total_training_steps = checkpoint, 172

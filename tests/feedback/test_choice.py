@@ -170,3 +170,109 @@ def test_arbitrary_text_never_raises_nor_is_right_for_two_golds(text):
 @given(st.text(alphabet=st.characters(exclude_characters="<")))
 def test_mcq_never_accepts_without_a_tag(text):
     assert all(mcq.grade(task(text, gold)).verdict is not AC for gold in "ABCD")
+
+
+LISTED = (
+    "Which?\nOptions:\nA. item 0\nB. item 1\nC. item 2\nD. item 3\nE. item 4\nF. B cells\nG. item 6\nH. item 7\nI. 8\n"
+)
+LISTED_INLINE = "Problem: which?\nOptions: A) 1.2 eV B) 2.2 eV C) 3.2 eV D) vitamin D\nAnswer:"
+
+
+@pytest.mark.parametrize(
+    ("response", "verdict"),
+    [
+        ("The answer is (C), and I am confident of it.", AC),
+        ("The answer is (C), and I'm sure.", AC),
+        ("The answer is (C) and a quick check agrees.", AC),
+        ("The answer is C and I checked it.", AC),
+        ("The answer is C as shown above.", AC),
+        ("The answer is C (item 2)", AC),
+        ("The answer is C - item 2", AC),
+        ("The answer is C \u2013 item 2.", AC),
+        ("The answer is C item 2", AC),
+        ("The answer is C: item 2", AC),
+        ("The answer is C, item 2", AC),
+        ("The answer is C — A, B and D are ruled out.", AC),
+        ("The answer is (C); A and B are wrong.", AC),
+        ("The answer is C, since A is too low.", AC),
+        ("The answer is (C) or I", FE),
+        ("The answer is (C) and (D)", FE),
+        ("The answer is C or A.", FE),
+        ("The answer is C and A", FE),
+        ("The answer is (C), D", FE),
+        ("The answer is C (or D)", FE),
+        ("The answer is C, or a", FE),
+        ("The answer is C and I is right", FE),
+        ("The answer is C — D", FE),
+        ("The answer is C, D are both right", FE),
+        ("The answer is C; D is also possible.", AC),
+        ("The answer is C, A is not wrong either", FE),
+        ("The answer is C / D", FE),
+        ("The answer is $\\large C$", AC),
+        ("The answer is \\boxed{\\bf C}", AC),
+        ("The answer is \\boxed{\\,C\\,}", AC),
+        ("The answer is C therefore", FE),
+        ("The answer is C (I think)", AC),
+        ("The answer is (C), I believe.", AC),
+        ("The answer is (C). I am sure.", AC),
+        ("The answer is (C), as A and B fail.", AC),
+        ("The answer is C, a good fit", AC),
+        ("The answer is C & D", FE),
+        ("The answer is C, not D.", AC),
+        ("The answer is C or maybe D", FE),
+        ("The answer is C, perhaps D", FE),
+        ("The answer is either C or D", FE),
+        ("The answer is (C) but a caveat", AC),
+        ("the answer is C given the data", AC),
+        ("Answer: C\n\nA is wrong", AC),
+        ("The answer is B cells", FE),
+        ("The answer is A perfect square", FE),
+        ("The answer is A for effort", FE),
+    ],
+)
+def test_mmlu_pro_with_words_behind_the_letter(response, verdict):
+    accepted = [gold for gold in "ABCDI" if mmlu_pro.grade(task(response, gold, problem=LISTED)).verdict is AC]
+    assert accepted == ["C"] * (verdict is AC)
+    assert mmlu_pro.grade(task(response, "C", problem=LISTED)).verdict is verdict
+
+
+@pytest.mark.parametrize(
+    ("box", "verdict"),
+    [
+        ("C, 3.2 eV", AC),
+        ("C - 3.2 eV", AC),
+        ("C (3.2 eV)", AC),
+        ("\\bf C", AC),
+        ("\\large\\text{C}", AC),
+        ("\\,C\\,", AC),
+        ("C\\ ", AC),
+        ("C\\ 3.2 eV", AC),
+        ("C 3.2 eV", AC),
+        ("C, D", FE),
+        ("C - D", FE),
+        ("C (D)", FE),
+        ("C (or D)", FE),
+        ("C (not D)", FE),
+        ("C D", FE),
+        ("{\\bf C}", AC),
+        ("\\textbf{C}\\;", AC),
+        ("\\mathrm{C}, 3.2\\ \\text{eV}", AC),
+        ("\\text{C) 3.2 eV}", AC),
+        ("C; 3.2 eV", AC),
+        ("\\text{C} \\quad (3.2\\text{ eV})", AC),
+        ("\\Large \\textbf{C}", AC),
+        ("C = 3", FE),
+        ("C\\text{ -- }3.2 eV", AC),
+        ("\\text{C: }3.2", AC),
+        ("C, maybe D", FE),
+        ("C and D", FE),
+        ("C3", FE),
+    ],
+)
+def test_gpqa_with_the_options_text_sizes_and_spacing(box, verdict):
+    assert gpqa.grade(task(f"So \\boxed{{{box}}}", "C", problem=LISTED_INLINE)).verdict is verdict
+
+
+def test_gpqa_with_a_letter_in_the_options_text():
+    assert gpqa.grade(task(r"\boxed{D, vitamin D}", "D", problem=LISTED_INLINE)).verdict is AC
+    assert gpqa.grade(task(r"\boxed{D, vitamin C}", "D", problem=LISTED_INLINE)).verdict is FE

@@ -43,6 +43,26 @@ def test_last_python_block(response, code):
     assert last_python_block(response) == code
 
 
+SOLUTION = "```python\ndef f(x):\n    return x\n```\n"
+
+
+@pytest.mark.parametrize(
+    ("response", "code"),
+    [
+        (SOLUTION + "```python\nprint(f(1))\n```", "def f(x):\n    return x"),
+        (SOLUTION + "```python\nclass S:\n    def f(self): pass\n```", "class S:\n    def f(self): pass"),
+        (SOLUTION + "```python\nf = abs\n```", "f = abs"),
+        (SOLUTION + "```python\nfor f in []: pass\n```", "def f(x):\n    return x"),
+        (SOLUTION + "```python\ndef ff(): f(1)\n```", "def f(x):\n    return x"),
+        ("```\ndef f(): pass\n```\n```python\nprint(f())\n```", "def f(): pass"),
+        ("```python\nprint(1)\n```\n```python\nprint(2)\n```", "print(2)"),
+        ("<think>" + SOLUTION + "</think>```python\nprint(f(1))\n```", "print(f(1))"),
+    ],
+)
+def test_a_block_that_only_calls_the_solution_is_not_the_program(response, code):
+    assert last_python_block(response, {"f"}) == code
+
+
 @pytest.mark.parametrize(
     ("response", "code"),
     [
@@ -80,6 +100,11 @@ def test_longest_block_takes_any_language():
         (r"} \boxed{5} {", ["5"]),
         (r"\fbox{5}", ["5"]),
         (r"<think>\boxed{4}</think> \boxed{5}", ["5"]),
+        (r"first \boxed{12}, so the final answer is \boxed{15", []),
+        (r"first \boxed{12}, so the final answer is \boxed{\frac{12}{5}.", []),
+        (r"first \boxed{12}, so the final answer is \boxed{", []),
+        (r"first \boxed{12}, so the final answer is \boxed", []),
+        (r"first \boxed{12, so the final answer is \boxed{15}", ["15"]),
     ],
 )
 def test_boxed_answers(response, answers):

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from verl.sdpo.reasoning import remove_thinking
 
 BLOCK = "```python\nprint(2)\n```"
+UNTAGGED = "```\nprint(2)\n```"
 
 
 @pytest.mark.parametrize(
@@ -24,6 +25,20 @@ BLOCK = "```python\nprint(2)\n```"
         ("I don't know</think>It's B", "It's B"),
         ("<think>He said \"x\" and 'y', or `z`</think>4", "4"),
         (f"<think>Draft:\n```python\nprint(1)\n</think>\n{BLOCK}", BLOCK),
+        (f"Draft:\n```\nprint(1)\n</think>\n{UNTAGGED}", UNTAGGED),
+        (f"<think>Draft:\n```\nprint(1)\n</think>\n{UNTAGGED}\nand\n{UNTAGGED}", f"{UNTAGGED}\nand\n{UNTAGGED}"),
+        (
+            '<think>The side is 5" long and "unknown ...</think>The answer is 4, that is "four"',
+            'The answer is 4, that is "four"',
+        ),
+        ("<think>Use ` as a tick</think>4 (`four`).", "4 (`four`)."),
+        ("<think>'tis 4</think>The answer is 'four'.", "The answer is 'four'."),
+        ('Option "A seems wrong.</think>The answer is (B), "item 1".', 'The answer is (B), "item 1".'),
+        ("[THINK]Perhaps 5? No.[/THINK]It is 4.", "It is 4."),
+        ("[THINK]never closed", ""),
+        ("<|channel|>analysis<|message|>Perhaps 5<|end|><|start|>assistant<|channel|>final<|message|>4<|return|>", "4"),
+        ("analysisWe need 5? No.assistantfinalIt is 4.", "It is 4."),
+        ("analysis of the final state: 4", "analysis of the final state: 4"),
     ],
 )
 def test_only_the_answer_is_left(text, rest):

@@ -15,11 +15,16 @@ from verl.utils.reward_score.feedback.answer import no_answer, wrong_answer
 from verl.utils.reward_score.feedback.contract import Grade, GraderFault, Task, Verdict
 from verl.utils.reward_score.feedback.extract import boxed_answers
 from verl.utils.reward_score.feedback.latex import (
+    INEQUALITY,
     normalise,
+    rising,
     spelling,
     split_base,
+    split_name,
     split_unit,
     squeezed,
+    units_differ,
+    without_indices,
     without_percent,
 )
 from verl.utils.reward_score.feedback.text import clip
@@ -117,21 +122,26 @@ class HelperPool:
 
 _POOL = HelperPool(size=2)
 
-# What math-verify would read as something else: text, primes, moduli, operators, and subscripts of numbers.
+# Text, primes, moduli, operators, subscripts of numbers, and what was left out: math-verify would read something else.
 _NOT_FOR_MATH_VERIFY = re.compile(
-    r"\\text\s*\{|\'|\\pmod|[\d)}]\s*_|\\(?:mid|nmid|to|neg|equiv|oplus|ominus|otimes|odot|circ)(?![a-zA-Z])"
+    r"\\text\s*\{|\'|\\pmod|[\d)}]\s*_|\\(?:mid|nmid|to|neg|equiv|oplus|ominus|otimes|odot|circ|ldots)(?![a-zA-Z])"
 )
 _INDEX = re.compile(r"_\s*\{?\s*i(?![a-zA-Z])|\\(?:sum|prod)(?![a-zA-Z])")
 _IMAGINARY_UNIT = re.compile(r"(?<![a-zA-Z\\_])i(?![a-zA-Z])")
+_COMMAND_OR_LETTER = re.compile(r"\\(?P<gamma>Gamma)(?!\s*\()(?![a-zA-Z])|\\[a-zA-Z]+|(?P<i>I)")
+_RELATION = re.compile(
+    r"[=<>]|\\(?:[lg]eq?|neq?|[lg]eqslant|[lg]t|in|notin|equiv|approx|sim|cong|subset\w*)(?![a-zA-Z])"
+)
+_CONNECTIVE = re.compile(r"\s*\\l(?:or|and)(?![a-zA-Z])\s*")
 
 
 def compare(gold: str, answer: str) -> Comparison:
-    """Whether two boxed answers are equal: written alike once normalised, or of the same value for math-verify."""
+    """Compare two boxed answers: equal if written alike once normalised, or of the same value for math-verify."""
     if squeezed(gold) == squeezed(answer):
         return EQUAL
     if max(len(gold), len(answer)) > MAX_ANSWER_CHARS:
         return UNEQUAL
-    gold, answer = normalise(gold), normalise(answer)
+    gold, answer = _values(*map(rising, _in_one_form(normalise(gold), normalise(answer))))
     if spelling(gold) == spelling(answer) or without_percent(gold) == without_percent(answer):
         return EQUAL
     (gold_digits, gold_base), (answer_digits, answer_base) = split_base(gold), split_base(answer)
@@ -140,17 +150,46 @@ def compare(gold: str, answer: str) -> Comparison:
         same_base = answer_base in (gold_base, None) if gold_base else answer_base == 10
         return Comparison(same_base and gold_digits == answer_digits.lower())
     (gold_value, gold_unit), (answer_value, answer_unit) = split_unit(gold), split_unit(answer)
-    if gold_unit and answer_unit and gold_unit != answer_unit:
+    if units_differ(gold_unit, answer_unit):
         return UNEQUAL
     return EQUAL if gold_value == answer_value else _by_value(gold_value, answer_value)
+
+
+def _in_one_form(gold: str, answer: str) -> tuple[str, str]:
+    """Return both with commas between conditions if either has them, and without the indices that only one has."""
+    if any("," in text and INEQUALITY.search(text) and not _CONNECTIVE.search(text) for text in (gold, answer)):
+        gold, answer = (_CONNECTIVE.sub(" , ", text) for text in (gold, answer))
+    plain = without_indices(gold), without_indices(answer)
+    if (plain[0] == gold) != (plain[1] == answer):
+        return plain
+    return gold, answer
+
+
+def _values(gold: str, answer: str) -> tuple[str, str]:
+    """Return both without their names, if only one has a name or both have the same."""
+    (gold_name, gold_value), (answer_name, answer_value) = split_name(gold), split_name(answer)
+    if gold_name and answer_name:
+        return (gold_value, answer_value) if spelling(gold_name) == spelling(answer_name) else (gold, answer)
+    if answer_name and not _RELATION.search(gold):
+        return gold, answer_value
+    if gold_name and not _RELATION.search(answer):
+        return gold_value, answer
+    return gold, answer
 
 
 def _by_value(gold: str, answer: str) -> Comparison:
     if any(_NOT_FOR_MATH_VERIFY.search(text) or hopeless(text) for text in (gold, answer)):
         return UNEQUAL
+    gold, answer = (_COMMAND_OR_LETTER.sub(_letter, text) for text in (gold, answer))
     if not (_INDEX.search(gold) or _INDEX.search(answer)):
         gold, answer = (_IMAGINARY_UNIT.sub("I", text) for text in (gold, answer))
     return _POOL.compare(gold, answer)
+
+
+def _letter(match: re.Match) -> str:
+    """Return a letter that math-verify takes for the imaginary unit or a function in a font that makes it a name."""
+    name = match["gamma"] or match["i"]
+    return rf"\mathbb{{{name}}}" if name else match[0]
 
 
 def grade(task: Task) -> Grade:

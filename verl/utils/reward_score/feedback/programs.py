@@ -1,8 +1,9 @@
 """Code graders: run the response's program on the task's tests in the sandbox and judge what it did."""
 
 import json
+import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -22,7 +23,8 @@ _PRED_CHARS_PER_TEST = 100
 class Mode:
     """The rules of one grading mode."""
 
-    extract: Callable[[str], str | None]
+    extract: Callable[[str, Collection[str]], str | None]
+    """From a response and the names that its program should define."""
     same_stdout: Callable[[str, str], bool]
     same_line: Callable[[str, str], bool]
     """To find the first different line, for the feedback."""
@@ -34,9 +36,19 @@ class Mode:
 MODES = {
     "script": Mode(last_python_block, compare.stdout_script, compare.lines_close, compare.value_script, max_failures=2),
     "lcb-official": Mode(
-        official_block, compare.stdout_official, compare.lines_match, compare.value_official, max_failures=1
+        lambda response, names: official_block(response),
+        compare.stdout_official,
+        compare.lines_match,
+        compare.value_official,
+        max_failures=1,
     ),
-    "paper": Mode(longest_block, compare.stdout_paper, compare.lines_match, compare.value_paper, max_failures=0),
+    "paper": Mode(
+        lambda response, names: longest_block(response),
+        compare.stdout_paper,
+        compare.lines_match,
+        compare.value_paper,
+        max_failures=0,
+    ),
 }
 
 Kind = Literal["stdin", "functional", "assert"]
@@ -68,6 +80,14 @@ class Tests:
     context: str
     time_limit: float
     """Seconds."""
+
+    def names(self) -> set[str]:
+        """Return the names of which a program must define one: its function, or what the assertions call or hand on."""
+        if self.kind != "assert":
+            return {self.fn_name} if self.fn_name else set()
+        program = "\n".join([self.context, *map(_lines, self.inputs)])
+        called = re.findall(r"(?<![\w.])([a-zA-Z_]\w*)\s*\((?:(\w+)\))?", program)
+        return set().union(*called) - {"", *re.findall(r"\bdef\s+(\w+)", program)}
 
 
 def parse_tests(ground_truth: Any) -> Tests:
@@ -199,7 +219,7 @@ def run_tests(program: str, tests: Tests, judge: Judge) -> list[TestOutcome]:
 def grade(task: Task) -> Grade:
     """Accept a program that passes every test."""
     tests = parse_tests(task.ground_truth)
-    program = MODES[task.options.mode].extract(task.response)
+    program = MODES[task.options.mode].extract(task.response, tests.names())
     if program is None:
         verdict = Verdict.TRUNCATED if task.truncated else Verdict.NO_CODE
         return Grade(verdict, feedback=render_no_code(verdict, task.reveal))

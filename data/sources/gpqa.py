@@ -3,6 +3,7 @@
 import random
 
 from data.sources.catalog import Entry
+from data.sources.prompts import options_alike
 
 
 def to_record(row: dict, entry: Entry) -> dict:
@@ -10,8 +11,8 @@ def to_record(row: dict, entry: Entry) -> dict:
 
     `row`: Question, Correct Answer, Incorrect Answer 1 to 3, Record ID.
     """
-    correct = row["Correct Answer"].strip()
-    options = [correct, *(row[f"Incorrect Answer {number}"].strip() for number in (1, 2, 3))]
+    options = options_alike([row["Correct Answer"], *(row[f"Incorrect Answer {number}"] for number in (1, 2, 3))])
+    correct = options[0]
     # Seeded by the question, so that the order does not depend on the machine, the run or the other rows.
     random.Random(row["Record ID"]).shuffle(options)
     listed = " ".join(f"{letter}) {option}" for letter, option in zip("ABCD", options, strict=True))

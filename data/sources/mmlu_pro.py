@@ -3,6 +3,7 @@
 from string import ascii_uppercase
 
 from data.sources.catalog import Entry
+from data.sources.prompts import options_alike
 
 
 def to_record(row: dict, entry: Entry) -> dict:
@@ -10,7 +11,8 @@ def to_record(row: dict, entry: Entry) -> dict:
 
     `row`: question, options (up to 16), answer (a letter), category.
     """
-    options = "\n".join(f"{letter}. {option}" for letter, option in zip(ascii_uppercase, row["options"], strict=False))
+    listed = zip(ascii_uppercase, options_alike(row["options"]), strict=False)
+    options = "\n".join(f"{letter}. {option}" for letter, option in listed)
     return {
         "prompt": (
             f"The following is a multiple choice question about {row['category']}. Think step by step and then finish "

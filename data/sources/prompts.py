@@ -23,6 +23,29 @@ def code_prompt(problem: str, time_limit: float) -> str:
     )
 
 
+def options_alike(options: list[str]) -> list[str]:
+    """Return the options of a question in one layout, so that it does not tell the right one from the others.
+
+    Blanks go, but for one between words. A stop at the end and quotes around an option go if only some options have
+    them, and if the options stay different.
+    """
+    options = [" ".join(option.split()) for option in options]
+    for bare in (_without_stop, _without_quotes):
+        changed = [bare(option) for option in options]
+        if any(map(str.__eq__, options, changed)) and len(set(changed)) == len(set(options)) and all(changed):
+            options = changed
+    return options
+
+
+def _without_stop(option: str) -> str:
+    return option if option.endswith("..") else option.removesuffix(".").rstrip()
+
+
+def _without_quotes(option: str) -> str:
+    quoted = re.fullmatch(r"([\"'])([^\"']+)\1|\u201c([^\u201d]+)\u201d", option)
+    return (quoted[2] or quoted[3]).strip() if quoted else option
+
+
 def describe(problem: str) -> str:
     """Return the text before the input format and the examples, or all of it if that is next to nothing."""
     kept = []

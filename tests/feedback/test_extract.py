@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from verl.utils.reward_score.feedback.extract import (
@@ -131,6 +131,7 @@ def test_option_letters(problem, letters):
     assert option_letters(problem, "ABCD") == letters
 
 
+@settings(deadline=None)
 @given(st.text() | st.text(alphabet="`\n python<think>/\\boxed{}", max_size=300))
 def test_arbitrary_text_never_raises(text):
     for extract in (last_python_block, official_block, longest_block, boxed_answers):
@@ -138,6 +139,7 @@ def test_arbitrary_text_never_raises(text):
     option_letters(text, "ABCD")
 
 
+@settings(deadline=None)
 @given(st.text(alphabet=st.characters(exclude_characters="`\n\r")))
 def test_a_one_line_program_survives_every_rule(line):
     response = f"text\n```python\nx = 1\n{line}\n```\n"

@@ -96,3 +96,19 @@ def test_a_bad_file_is_one_sentence_of_the_command(data, tmp_path):
     done = subprocess.run([*command, "--responses", tmp_path / "none.jsonl"], capture_output=True, text=True, cwd=REPO)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1] == f"error: {tmp_path}/none.jsonl does not exist."
+
+
+def test_an_array_is_read_too_and_its_bad_entry_is_named(data, tmp_path, monkeypatch, capsys):
+    responses = tmp_path / "responses.json"
+    responses.write_text(json.dumps([{"response": "<answer>B</answer>"}]))
+    run(monkeypatch, "--data", data, "--responses", responses)
+    assert "accepted" in capsys.readouterr().out
+    responses.write_text(json.dumps([{"response": "x"}, {"response": "x", "index": 9}]))
+    with pytest.raises(ValueError, match=r"responses\.json, entry 2: expected"):
+        run(monkeypatch, "--data", data, "--responses", responses)
+
+
+def test_it_needs_nothing_that_the_wheel_does_not_hold():
+    program = "import sys; sys.modules['data'] = None; import verl.utils.reward_score.feedback.grade"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=REPO)
+    assert done.returncode == 0, done.stderr

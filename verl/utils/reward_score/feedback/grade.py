@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import platform
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,6 @@ from typing import Any
 import pandas as pd
 from tqdm import tqdm
 
-from data.records import DataError, read_records, run
 from verl.utils.reward_score.feedback import check_data_sources, compute_score
 from verl.utils.reward_score.feedback.contract import MODES, STYLES, Reveal, Verdict
 
@@ -21,20 +21,49 @@ from verl.utils.reward_score.feedback.contract import MODES, STYLES, Reveal, Ver
 _THREADS = 16
 
 
+class InputError(ValueError):
+    """An input file that the user has to correct; the message is one sentence."""
+
+
+def read_objects(path: Path) -> Iterator[tuple[str, Any]]:
+    """Yield place and value of each entry of a JSON array, or of each line that is not blank.
+
+    Raises:
+        InputError: The file is missing, is no UTF-8, or holds what is not JSON; the message names file and line.
+    """
+    if not path.is_file():
+        raise InputError(f"{path} does not exist.")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        if text.lstrip().startswith("["):
+            yield from ((f"{path}, entry {number}", value) for number, value in enumerate(json.loads(text), start=1))
+            return
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text: {error}.") from error
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}:{error.lineno}: not JSON: {error.msg} (column {error.colno}).") from error
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            try:
+                yield f"{path}:{number}", json.loads(line)
+            except json.JSONDecodeError as error:
+                raise InputError(f"{path}:{number}: not JSON: {error.msg} (column {error.colno}).") from error
+
+
 def read_responses(path: Path, rows: int) -> list[dict[str, Any]]:
     """Read records of `response`, and optionally `index` (the data's row; default: 0, 1, ...) and `truncated`.
 
     Raises:
-        DataError: The file cannot be read, or a record is no such object or names a row that the data does not have.
+        InputError: The file cannot be read, or a record is no such object or names a row that the data does not have.
     """
     records = []
-    for number, (line, given) in enumerate(read_records(path)):
-        record = {"index": number, "truncated": False, **given}
+    for number, (place, given) in enumerate(read_objects(path)):
+        record = {"index": number, "truncated": False, **(given if isinstance(given, dict) else {})}
         kinds = [type(record.get(name)) for name in ("response", "index", "truncated")]
         if kinds != [str, int, bool] or record["index"] not in range(rows):
-            raise DataError(
-                f"{path}:{line}: expected a text `response`, an `index` that is a whole number below {rows}, the "
-                f"data's rows, and a `truncated` that is true or false; got {json.dumps(record)[:200]}."
+            raise InputError(
+                f"{place}: expected a text `response`, an `index` that is a whole number below the data's {rows} rows, "
+                f"and a `truncated` that is true or false; got {json.dumps(given)[:200]}."
             )
         records.append(record)
     return records
@@ -54,7 +83,7 @@ def grade_all(data: pd.DataFrame, records: list[dict[str, Any]], **kwargs: Any) 
 
 
 def table(sources: list[str], results: list[dict[str, Any]]) -> str:
-    """Counts per verdict and the mean score, one line per data source."""
+    """Return counts per verdict and the mean score, one line per data source."""
     counts = {source: Counter[str]() for source in sources}
     for source, result in zip(sources, results, strict=True):
         counts[source][result["verdict"]] += 1
@@ -113,4 +142,7 @@ def main(arguments: list[str] | None = None):
 
 
 if __name__ == "__main__":
-    run(main)
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"error: {error}")

@@ -89,6 +89,8 @@ _FONTS = (
 _GROUP = r"\{((?:[^{}]|\{[^{}]*\})*)\}"
 _PLAIN_NUMBER = r"-?\d+(?:\.\d+)?"
 
+INEQUALITY = re.compile(r"[<>]|\\(?:[lg]eq?q?|leqslant|geqslant|neq?|[lg]t)(?![a-zA-Z])|!=")
+
 # Applied in this order.
 _REWRITES = [
     (re.compile(pattern), replacement)
@@ -180,7 +182,6 @@ _CONNECTIVE = re.compile(
     rf"\s*[,;]?\s*(?:{_FONTS}\{{\s*[,;]?\s*(?=\w+\s*\}}))?(?<![a-zA-Z\\])(and|or)(?![a-zA-Z])(?:\s*\}})?\s*"
 )
 _EXCLUSION = re.compile(r"\\neq?(?![a-zA-Z])|!=")
-INEQUALITY = re.compile(r"[<>]|\\(?:[lg]eq?q?|leqslant|geqslant|neq?|[lg]t)(?![a-zA-Z])|!=")
 # What `= ` follows: a text, or a variable before a \\pm, which math-verify does not read there.
 _LEFT_SIDE = re.compile(r"\s*(?:\\text\{[^{}]*\}|[A-Za-z](?:_\w)?\s*(?==[^=]*\\pm))\s*=")
 # Equations below each other are a list; a matrix is none, and neither is a function by cases.

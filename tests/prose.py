@@ -81,7 +81,7 @@ TERMS = (
         r"\b(this|that|the|two|of a) doors?\b|\bcorridors?\b|\b(this|the|our) (house|room)\b",
         "package, module, wrapper",
     ),
-    Term(r"\b[Ll]ooks? on\b|\b[Ss]omebody who\b", "callback, hook"),
+    Term(r"\b[Ll]ooks? on\b(?! disk)|\b[Ss]omebody who\b", "callback, hook"),
     Term(r"\bhours of steps\b", "training time (h)"),
 )
 
@@ -98,7 +98,6 @@ ALLOWED = (
     Allowed("verl/sdpo/runs/", r"sealed\.json", "a file on disk"),
     Allowed("benchmarks/quickstart.py", r"\bours\b", "the name of a system on the command line"),
     Allowed("docs/performance.md", r"--systems ours", "a command"),
-    Allowed("docs/", r"sealed\.json", "a file on disk"),
     Allowed("verl/sdpo/runs/", r'"has_target"', "a column of the dump on disk"),
     Allowed("verl/sdpo/trainer/", r'"has_target"', "a column of the dump on disk"),
     Allowed("verl/sdpo/report/", r"\bhas_target\b", "a column of the dump on disk"),

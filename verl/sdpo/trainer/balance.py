@@ -1,4 +1,4 @@
-"""Which rank and which mini-batch computes which rows of the update: verl's order knows nothing of the teacher's rows.
+"""Assignment of rows to ranks and mini-batches: verl's order knows nothing of the teacher's rows.
 
 verl balances ranks by the student's rows before these exist, and leaves each rank's rows in the order in which they
 finished, so that the shortest responses make the first mini-batch.

@@ -1,4 +1,4 @@
-"""What the graders of single answers share: from the answer found to a grade and its text."""
+"""Shared parts of the graders of single answers: from the answer found to a grade and its text."""
 
 from verl.utils.reward_score.feedback.contract import Grade, GraderFault, Reveal, Task, Verdict
 from verl.utils.reward_score.feedback.text import bound, sanitise

@@ -1,4 +1,4 @@
-"""What every grader takes and returns: `Task` in, `Grade` out, and the one flat dict that verl gets."""
+"""Contract of every grader: `Task` in, `Grade` out, and the one flat dict that verl gets."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -9,7 +9,7 @@ from verl.utils.reward_score.feedback.sandbox import Level, SandboxConfig
 
 
 class Verdict(str, Enum):
-    """Why an attempt got its score. Text is rendered from it and never parsed back."""
+    """Reason for an attempt's score. Text is rendered from it and never parsed back."""
 
     ACCEPTED = "accepted"
     WRONG_ANSWER = "wrong_answer"
@@ -25,14 +25,14 @@ class Verdict(str, Enum):
 
 
 class Reveal(str, Enum):
-    """How much of the task's answer feedback may show; each level includes the ones before it."""
+    """Share of the task's answer that feedback may show; each level includes the ones before it."""
 
     NONE = "none"
     """The verdict's name only."""
     FORM = "form"
-    """What is wrong with the response itself; the text is the same whatever the gold answer is."""
+    """Fault of the response itself; the text is the same whatever the gold answer is."""
     MISMATCH = "mismatch"
-    """Which part of the response differs from the gold answer, never the gold answer."""
+    """Part of the response that differs from the gold answer, never the gold answer."""
     GOLD = "gold"
     """The gold answer."""
 
@@ -54,13 +54,13 @@ class Options:
     """Graders' settings, given as `reward.custom_reward_function.reward_kwargs`."""
 
     mode: str = "script"
-    """How programs are extracted, run and compared: `script`, `lcb-official` or `paper`."""
+    """Rules by which programs are extracted, run and compared: `script`, `lcb-official` or `paper`."""
     style: str = "rich"
     """Wording of code feedback: `rich` or `reference`."""
     reveal: Reveal | None = None
-    """How much of the answer feedback shows, for every dataset; None is each dataset's own default."""
+    """Share of the answer that feedback shows, for every dataset; None is each dataset's own default."""
     sandbox: SandboxConfig | None = None
-    """How programs are confined; None leaves it to the environment."""
+    """Confinement of programs; None leaves it to the environment."""
 
     @classmethod
     def from_kwargs(cls, kwargs: Mapping[str, Any]) -> "Options":
@@ -106,7 +106,7 @@ class Task:
     problem: str
     """The prompt's text, `extra_info["problem"]`; "" where the dataset has none."""
     truncated: bool
-    """Whether generation was cut by the length limit."""
+    """True if generation was cut by the length limit."""
     reveal: Reveal
     options: Options
 

@@ -262,7 +262,7 @@ def _plain_font(match: re.Match) -> str:
     if quantity := re.fullmatch(rf"({_PLAIN_NUMBER}|\d+:\d\d)\s+([a-zA-Z].*)", content):
         return rf"{quantity[1]}\text{{{quantity[2]}}}"
     if not re.search(r"(?<![\\a-zA-Z])[a-zA-Z]{2,}|[a-zA-Z]/[a-zA-Z]", content):
-        # A unit of one letter is told from a variable by its font.
+        # A unit of one letter is distinguished from a variable by its font.
         unit = content in "mgshLlJNWVKCF" and match[0].startswith((r"\text", r"\mathrm", r"\mbox")) and content
         return rf"\text{{{content}}}" if unit else f" {content} " if content[:1].isalnum() else content
     return rf"\text{{{content}}}"
@@ -319,7 +319,7 @@ def without_percent(answer: str) -> str:
     return match[1] if match and abs(float(match[1])) > 1 else answer
 
 
-# A word is told from a product of letters by a vowel after its first letter and by its case, or by being a common one.
+# A word differs from a product of letters by a vowel after its first letter and by its case, or by being a common one.
 _WORD = re.compile(
     r"(?<![\\a-zA-Z])(?:[A-Za-z](?=[a-z]*[aeiouy])[a-z]{2,}|[A-Z](?=[A-Z]*[AEIOUY])[A-Z]{3,}"
     r"|(?i:yes|no|odd|and|or|none|all|am|pm))(?![a-zA-Z])"
@@ -338,7 +338,7 @@ def split_base(answer: str) -> tuple[str, int | None]:
 
 
 def _is_number(text: str, base: int) -> bool:
-    r"""Whether `text` is a number in `base`, and no variable with an index (a_{12}) or a multiple of one (2a_{12})."""
+    r"""Return True for a number in `base`, not for a variable with an index (a_{12}) or a multiple of one (2a_{12})."""
     if not re.fullmatch(r"[0-9]+(?:\.[0-9]+)?", text) and not (
         len(text) > 1 and re.fullmatch(r"[0-9A-Z]+" if base != 16 else r"[0-9A-F]+|[0-9a-f]+", text)
     ):

@@ -41,14 +41,14 @@ _MAX_BRACKETS = 100
 
 
 def hopeless(answer: str) -> bool:
-    """Whether an answer is too nested or too large a number to be worth evaluating."""
+    """Return True if an answer is too nested or too large a number to be worth evaluating."""
     return len(re.findall(r"[({\[]", answer)) > _MAX_BRACKETS or bool(_EXPLOSIVE.search(answer))
 
 
 class Comparison(NamedTuple):
     equal: bool
     error: str = ""
-    """What math-verify raised, on either answer; then they are equal only if they are written alike."""
+    """Exception of math-verify on either answer; then they are equal only if they are written alike."""
 
 
 EQUAL, UNEQUAL = Comparison(True), Comparison(False)
@@ -99,12 +99,12 @@ class Helper:
         return json.loads(line or "{}")
 
     def alive(self) -> bool:
-        """Whether it can compare again."""
+        """True if the helper can compare again."""
         return self._process.poll() is None
 
 
 class HelperPool:
-    """At most `size` helpers, each started when first needed; callers wait for a free one."""
+    """Pool of at most `size` helpers, each started when first needed; callers wait for a free one."""
 
     def __init__(self, size: int):
         self._free: queue.LifoQueue[Helper | None] = queue.LifoQueue()

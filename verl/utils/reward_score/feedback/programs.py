@@ -24,10 +24,10 @@ class Mode:
     """The rules of one grading mode."""
 
     extract: Callable[[str, Collection[str]], str | None]
-    """From a response and the names that its program should define."""
+    """Extracts the program from a response and the names that it should define."""
     same_stdout: Callable[[str, str], bool]
     same_line: Callable[[str, str], bool]
-    """To find the first different line, for the feedback."""
+    """Finds the first different line, for the feedback."""
     same_value: Callable[[Any, Any], bool]
     max_failures: int
     """Failed tests after which the rest is not run; 0 runs all."""

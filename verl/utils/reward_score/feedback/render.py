@@ -44,7 +44,7 @@ class Failure:
 
     @property
     def output(self) -> str:
-        """What the program printed, or what it returned as Python writes it."""
+        """Output that the program printed, or value that it returned as Python writes it."""
         if self.kind == "stdin":
             return self.outcome.stdout
         return show_value(self.outcome.result) if self.outcome.returned else ""
@@ -57,7 +57,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class View:
-    """How to show failures."""
+    """Options of showing failures."""
 
     program: str
     time_limit: float
@@ -66,7 +66,7 @@ class View:
     rich: bool
     """Style `rich`; else `reference`, the wording and limits of the SDPO authors' grader."""
     same_line: Callable[[str, str], bool] = compare.lines_match
-    """Whether a printed line counts as the expected one."""
+    """Return True if a printed line counts as the expected one."""
 
     def value(self, text: str) -> str:
         text = text.rstrip("\n")

@@ -50,7 +50,7 @@ class FeedbackRewardManager(NaiveRewardManager):
                 if time.monotonic() >= self._last_answer + timeout:
                     raise TimeoutError(
                         f"The reward function hangs: no response was graded for reward.grader_timeout={timeout} s. One "
-                        f"of those that it was given is an answer to {name}. Mend it, or raise the limit."
+                        f"of those that it was given is an answer to {name}. Fix it, or raise the limit."
                     )
             self._last_answer = time.monotonic()
             return task.result()

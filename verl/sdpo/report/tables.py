@@ -75,14 +75,14 @@ def step_table(source: str, methods: Mapping[str, Sequence[Run]]) -> Table:
         curves = [run.validations.get(source, {}) for run in members]
         training = [list(run.series(ACCURACY).values()) for run in members]
         numbers = [
-            [*(curve.get(step) for step in steps), np.mean(scores) if scores else None, run.seconds_per_step]
+            [*(curve.get(step) for step in steps), float(np.mean(scores)) if scores else None, run.seconds_per_step]
             for run, curve, scores in zip(members, curves, training, strict=True)
         ]
         names = [str(run.seed) for run in members]
         if len(members) > 1:
             names.append("mean")
             known = [[value for value in column if value is not None] for column in zip(*numbers, strict=True)]
-            numbers.append([np.mean(column) if column else None for column in known])
+            numbers.append([float(np.mean(column)) if column else None for column in known])
         rows += [
             [method, name, *("" if value is None else f"{value:.3f}" for value in row[:-1]), _seconds(row[-1])]
             for name, row in zip(names, numbers, strict=True)

@@ -52,7 +52,7 @@ def test_trainer_and_engine_are_registered_where_verl_looks(tmp_path):
         "print(EngineRegistry._engines['sdpo_language_model']['fsdp2']['cuda'].__name__)\n"
     )
     assert python(code, tmp_path).splitlines()[-2:] == [
-        "SelfDistillationTrainer QuestionTrainer ColocateAsyncTrainer GuardedTrainer GuardedSeparateAsync "
+        "SelfDistillationSync QuestionTrainer SelfDistillationColocateAsync GuardedSync GuardedSeparateAsync "
         "PPOTrainerSync",
         "SelfDistillationEngine",
     ]

@@ -55,7 +55,7 @@ def make_step(variant: str, shape: Shape, dtype: torch.dtype) -> Callable[[], No
     reads_all = variant.endswith("-all")
     objective = Divergence(Divergence.Config(distillation_topk=None if reads_all else shape.topk))
     kind = HEADS["chunked" if variant.startswith("lean") else "eager"]
-    head = kind(torch.randint(shape.vocabulary, (tokens,), generator=generator), objective.outcomes)
+    head = kind(torch.randint(shape.vocabulary, (tokens,), generator=generator), objective.support)
     is_response = torch.arange(tokens) >= tokens - shape.response
     mask = Tokens.of(torch.ones(1, shape.response, dtype=torch.bool))
     weights = token_weights(mask, "token-mean", Denominators(shape.response, 1))
@@ -70,7 +70,7 @@ def make_step(variant: str, shape: Shape, dtype: torch.dtype) -> Callable[[], No
     def step() -> None:
         student = head(hidden[0], embedding)
         with torch.no_grad():
-            teacher = replace(head, topk_indices=student.topk_indices)(hidden[1], embedding)
+            teacher = replace(head, support_indices=student.support_indices)(hidden[1], embedding)
         loss, _ = objective(student.at(is_response), teacher.at(is_response), mask, weights)
         loss.backward()
 

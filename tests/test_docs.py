@@ -46,7 +46,7 @@ def test_the_objective_weighs_tokens_by_the_students_entropy(examples):
     assert config.ignored == {}
     topk = torch.tensor([[0.5], [0.5]]).log()
     student = TokenStatistics(topk[:, 0], torch.tensor([0.0, 2.0]), None, topk, torch.zeros(2, 1, dtype=torch.long))
-    teacher = student._replace(topk_log_probs=torch.tensor([[0.9], [0.9]]).log())
+    teacher = student._replace(support_log_probs=torch.tensor([[0.9], [0.9]]).log())
     tokens = Tokens(torch.tensor([0, 0]), torch.tensor([2]))
     plain = Divergence(config.objective.config)
     parts = [objective(student, teacher, tokens, torch.ones(2))[0] for objective in (config.objective, plain)]
@@ -62,8 +62,8 @@ def test_the_teacher_slows_down_and_resumes(examples):
             self.rates.append(rate)
 
     config = SelfDistillationConfig(teacher_regularization="slowing", teacher_update_rate=0.5)
-    assert config.teacher_kind.moves and config.teacher_kind.saves
-    teacher = config.teacher_kind(config.teacher, student=None, reference=None, weights=Weights())
+    assert config.teacher_class.moves and config.teacher_class.saves
+    teacher = config.teacher_class(config.teacher_config, student=None, reference=None, weights=Weights())
     for _ in range(3):
         teacher.after_training_step()
     assert Weights.rates == pytest.approx([1 / 2, 1 / 4, 1 / 6])
@@ -75,9 +75,9 @@ def test_the_demonstration_is_the_last_success(examples):
 
 
 def test_the_head_computes_in_double(examples):
-    head = examples["DoubleHead"](torch.tensor([1]), Divergence(Divergence.Config(distillation_topk=2)).outcomes)
+    head = examples["DoubleHead"](torch.tensor([1]), Divergence(Divergence.Config(distillation_topk=2)).support)
     statistics = head(torch.ones(1, 3), torch.nn.Linear(3, 5))
-    assert statistics.topk_log_probs.dtype == torch.float64
+    assert statistics.support_log_probs.dtype == torch.float64
 
 
 def test_the_page_of_keys_is_current():

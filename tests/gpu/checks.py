@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_module
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from verl.sdpo.checks import BLOCK
-from verl.sdpo.head import ChunkedHead, EagerHead, Outcomes
+from verl.sdpo.head import ChunkedHead, EagerHead, Support
 from verl.sdpo.memory.estimate import GIB, estimate
 from verl.sdpo.memory.model_size import read_model
 from verl.sdpo.memory.peak import Update
@@ -70,11 +70,11 @@ def check_heads(_engines, tokens: int, vocabulary: int, width: int) -> dict[str,
         states = hidden.clone().requires_grad_()
         get_torch_device().reset_peak_memory_stats()
         before = get_torch_device().max_memory_allocated()
-        statistics = kind(sampled, Outcomes(topk=20), temperature=0.7, topk_indices=topk)(states, output)
-        (statistics.log_probs.sum() + statistics.topk_log_probs.exp().sum()).backward()
+        statistics = kind(sampled, Support(20), temperature=0.7, support_indices=topk)(states, output)
+        (statistics.log_probs.sum() + statistics.support_log_probs.exp().sum()).backward()
         measured[f"{kind.__name__} GiB"] = (get_torch_device().max_memory_allocated() - before) / GIB
         found[kind] = [statistics.log_probs.detach(), states.grad, output.weight.grad]
-        topk = statistics.topk_indices
+        topk = statistics.support_indices
     for eager, chunked in zip(found[EagerHead], found[ChunkedHead], strict=True):
         # Logits of the eager head are rounded to bf16: 3 significant digits.
         assert (eager.float() - chunked.float()).norm() < 2e-2 * eager.float().norm()

@@ -24,7 +24,7 @@ from verl.sdpo.config import SelfDistillationConfig
 from verl.sdpo.engine.distillation_engine import MODEL_TYPE, SelfDistillationEngine
 from verl.sdpo.engine.layout import shares_prefixes
 from verl.sdpo.engine.weights import make_teacher
-from verl.sdpo.head import EagerHead, Outcomes
+from verl.sdpo.head import EagerHead, Support
 from verl.sdpo.loss import compute_self_distillation_loss
 from verl.sdpo.model import Rows
 from verl.sdpo.teacher import MixedInLogSpace, Teacher, TrustRegion
@@ -132,7 +132,7 @@ def build_pair(
     config = SelfDistillationConfig(**{"distillation_topk": 20, **(settings or {})})
     student = build_engine(path, strategy=strategy, **options)
     reference = None
-    if config.teacher_kind.needs_second_model(options.get("lora_rank", 0) > 0):
+    if config.teacher_class.needs_second_model(options.get("lora_rank", 0) > 0):
         reference = build_engine(path, strategy=strategy, forward_only=True, **options)
         shift_weights(reference, shift)
     teacher = make_teacher(config, reference, student)
@@ -334,10 +334,10 @@ def teacher_rows(pair: Pair, samples: list[Sample]) -> torch.Tensor:
     batch = to_batch(samples).to(get_device_id())
     rows = Rows(batch["teacher_input_ids"], batch["responses"].offsets().diff())
     width = int(rows.response_lens.max())
-    wanted = torch.arange(width, device=rows.response_lens.device) < rows.response_lens.unsqueeze(-1)
-    head = EagerHead(batch["responses"].values(), Outcomes(all=True), temperature=TEMPERATURE)
+    mask_BT = torch.arange(width, device=rows.response_lens.device) < rows.response_lens.unsqueeze(-1)
+    head = EagerHead(batch["responses"].values(), Support(None), temperature=TEMPERATURE)
     with torch.no_grad():
-        return pair.teacher.statistics(rows, wanted, head).all_log_probs.cpu()
+        return pair.teacher.statistics(rows, mask_BT, head).all_log_probs.cpu()
 
 
 @torch.no_grad()
@@ -364,10 +364,10 @@ def reference_loss(student: torch.nn.Module, teacher_logits, samples: list[Sampl
         "student_log_probs": pad(p.gather(-1, i).squeeze(-1) for p, i in zip(log_probs, ids, strict=True)),
         "teacher_log_probs": pad(p.gather(-1, i).squeeze(-1) for p, i in zip(teacher_log_probs, ids, strict=True)),
     }
-    outcomes = settings.objective.outcomes
-    if outcomes.all or outcomes.topk:
-        k = outcomes.count(log_probs[0].shape[-1])
-        name = "all" if outcomes.all else "topk"
+    support = settings.objective.support
+    if support.is_whole or support.k:
+        k = support.count(log_probs[0].shape[-1])
+        name = "all" if support.is_whole else "topk"
         indices = [p.topk(k, dim=-1).indices for p in log_probs]
         tensors[f"student_{name}_log_probs"] = pad(p.gather(-1, i) for p, i in zip(log_probs, indices, strict=True))
         tensors[f"teacher_{name}_log_probs"] = pad(
@@ -424,15 +424,15 @@ def reference_gradients(pair: Pair, path: str, samples: list[Sample]) -> tuple[d
     reference = student
     if pair.reference:
         reference = unsharded(path, full_weights(pair.reference))
-    elif settings.teacher_kind.needs_reference:
+    elif settings.teacher_class.needs_reference:
         reference = unsharded(path, merged(full_weights(pair.student), share=0.0))
 
     def teacher_logits(sample: Sample) -> torch.Tensor:
         logits = row_logits(reference, sample.teacher_prompt, sample.response)
-        if settings.teacher_kind is not TrustRegion:
+        if settings.teacher_class is not TrustRegion:
             return logits
         current = row_logits(student, sample.teacher_prompt, sample.response)
-        rate = settings.teacher.teacher_update_rate
+        rate = settings.teacher_config.teacher_update_rate
         return MixedInLogSpace(logits.__getitem__, current.__getitem__, rate)(slice(None))
 
     loss = reference_loss(student, teacher_logits, samples, pair.student.actor_config)

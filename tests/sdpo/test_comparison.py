@@ -11,11 +11,11 @@ from torch.profiler import ProfilerActivity, profile
 from tests.sdpo.test_chunked_head import SIZES, D, V, Wrapped, embedding
 from tests.sdpo.test_loss import random_logits
 from verl.sdpo.comparison import ComparingHead
-from verl.sdpo.head import ChunkedHead, EagerHead, Outcomes, Projection
+from verl.sdpo.head import ChunkedHead, EagerHead, Projection, Support
 from verl.sdpo.objective import Comparison, Divergence, LogitAdvantages, Tokens
 from verl.sdpo.teacher import MixedInLogSpace
 
-FULL = Outcomes(all=True)
+FULL = Support(None)
 OBJECTIVES = {
     "forward": Divergence(Divergence.Config(alpha=0.0, distillation_topk=None)),
     "jsd": Divergence(Divergence.Config(alpha=0.5, distillation_topk=None)),
@@ -65,7 +65,7 @@ def gradients_of(student, comparison, hidden, linear, has_entropy) -> list[torch
     return torch.autograd.grad(total, [hidden, *linear.parameters()])
 
 
-@pytest.mark.parametrize("options", [{}, {"temperature": 0.6}, {"entropy_has_gradient": True}, {"best": 3}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"temperature": 0.6}, {"entropy_has_gradient": True}, {"num_top": 3}], ids=str)
 @pytest.mark.parametrize("compared", COMPARED)
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("name", OBJECTIVES)

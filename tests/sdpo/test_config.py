@@ -34,6 +34,7 @@ DEFAULTS = {
     # Ours.
     "credit": "logit",
     "head": "chunked",
+    "support": "student",
     "denominator": "targets",
     "self_success_as_solution": False,
     "routing": "blend",
@@ -146,10 +147,16 @@ def test_an_invalid_value_names_key_and_value(key, value):
 def test_the_block_chooses_classes_which_take_their_keys(values, objective, teacher, demonstrations):
     config = SelfDistillationConfig(**values)
     assert type(config.objective) is objective
-    assert config.teacher_kind is teacher
+    assert config.teacher_class is teacher
     assert type(config.demonstrations) is demonstrations
     assert config.ignored == {}
-    parts = (config.objective.config, config.teacher, config.grading, config.prompt, config.demonstrations.config)
+    parts = (
+        config.objective.config,
+        config.teacher_config,
+        config.grading,
+        config.prompt,
+        config.demonstrations.config,
+    )
     parts += tuple(section.config for section in config.sections)
     taken = {name: value for part in parts for name, value in vars(part).items()}
     assert {name: taken.get(name, value) for name, value in values.items()} == values

@@ -30,14 +30,14 @@ def statistics(
     """Of logits, as the micro-step makes them; one sequence."""
     kept = None
     if old_NV is not None:
-        old = EagerHead(ids_N, objective.outcomes).reduce(old_NV)
-        kept = old.topk_indices
-    head = EagerHead(ids_N, objective.outcomes, topk_indices=kept)
+        old = EagerHead(ids_N, objective.support).reduce(old_NV)
+        kept = old.support_indices
+    head = EagerHead(ids_N, objective.support, support_indices=kept)
     student = head.reduce(student_NV)
-    teacher = replace(head, topk_indices=student.topk_indices).reduce(teacher_NV)
+    teacher = replace(head, support_indices=student.support_indices).reduce(teacher_NV)
     tokens = Tokens(torch.zeros(len(ids_N), dtype=torch.long), torch.tensor([len(ids_N)]))
     if old_NV is not None:
-        tokens = replace(tokens, old_log_probs=old.log_probs, old_topk_log_probs=old.topk_log_probs)
+        tokens = replace(tokens, old_log_probs=old.log_probs, old_topk_log_probs=old.support_log_probs)
     return student, teacher, tokens
 
 
@@ -182,9 +182,9 @@ def test_gradients_by_finite_differences(block):
         """What of the first arguments the loss may move: pi of the compared outcomes, or of the sampled tokens."""
         if block["credit"] == "sequence":
             return log_probs.gather(-1, ids.unsqueeze(-1))
-        if ours.topk_indices is None:
+        if ours.support_indices is None:
             return log_probs
-        kept = log_probs.gather(-1, ours.topk_indices)
+        kept = log_probs.gather(-1, ours.support_indices)
         tail = (1 - kept.exp().sum(-1, keepdim=True)).log()
         return torch.cat([kept, tail], -1) if block.get("distillation_add_tail", True) else kept
 
@@ -202,7 +202,7 @@ def test_gradients_by_finite_differences(block):
         return -(weights * torch.min(ratio * advantages, clipped * advantages)).sum()
 
     leaf = student.clone().requires_grad_()
-    ours = EagerHead(ids, objective.outcomes, topk_indices=ours.topk_indices).reduce(leaf)
+    ours = EagerHead(ids, objective.support, support_indices=ours.support_indices).reduce(leaf)
     loss, _ = objective.compare(ours, theirs, tokens)
     assert loss.sum().item() == pytest.approx(surrogate(student).item(), rel=1e-9)
     (gradient,) = torch.autograd.grad(loss.sum(), leaf)

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from tests.sdpo.test_loss import random_logits
-from verl.sdpo.head import ENTROPY_CHUNK, SAMPLED_TOKEN, EagerHead, Outcomes
+from verl.sdpo.head import ENTROPY_CHUNK, SAMPLED_TOKEN, EagerHead, Support
 from verl.sdpo.teacher import MixedInLogSpace
 
-FULL, TOP3 = Outcomes(all=True), Outcomes(topk=3)
+FULL, TOP3 = Support(None), Support(3)
 
 
 def test_statistics_equal_torch_on_every_chunk():
@@ -41,26 +41,26 @@ def test_the_head_is_the_output_embedding_at_the_temperature():
     statistics = EagerHead(tokens, TOP3, temperature=0.5)(hidden, embedding)
     expected = (embedding(hidden) / 0.5).log_softmax(-1)
     assert torch.allclose(statistics.log_probs, expected[tokens, tokens], atol=1e-12)
-    assert torch.allclose(statistics.topk_log_probs, expected.topk(3).values, atol=1e-12)
+    assert torch.allclose(statistics.support_log_probs, expected.topk(3).values, atol=1e-12)
 
 
 def test_the_teacher_is_read_where_the_student_is_likely():
     student, teacher = random_logits(5, 9, seed=27), random_logits(5, 9, seed=28)
     head = EagerHead(torch.zeros(5, dtype=torch.long), TOP3)
     of_student = head.reduce(student)
-    of_teacher = replace(head, topk_indices=of_student.topk_indices).reduce(teacher)
-    assert torch.equal(of_student.topk_indices, student.topk(3).indices)
-    assert torch.allclose(of_teacher.topk_log_probs, teacher.log_softmax(-1).gather(-1, student.topk(3).indices))
+    of_teacher = replace(head, support_indices=of_student.support_indices).reduce(teacher)
+    assert torch.equal(of_student.support_indices, student.topk(3).indices)
+    assert torch.allclose(of_teacher.support_log_probs, teacher.log_softmax(-1).gather(-1, student.topk(3).indices))
 
 
 @pytest.mark.parametrize(
-    ("outcomes", "filled"), [(FULL, "all_log_probs"), (TOP3, "topk_log_probs"), (SAMPLED_TOKEN, None)]
+    ("support", "filled"), [(FULL, "all_log_probs"), (TOP3, "support_log_probs"), (SAMPLED_TOKEN, None)]
 )
-def test_statistics_hold_only_what_is_compared(outcomes, filled):
+def test_statistics_hold_only_what_is_compared(support, filled):
     logits = random_logits(5, 9, seed=29, dtype=torch.bfloat16)
-    statistics = EagerHead(torch.zeros(5, dtype=torch.long), outcomes).reduce(logits)
+    statistics = EagerHead(torch.zeros(5, dtype=torch.long), support).reduce(logits)
     assert statistics.log_probs.dtype == statistics.entropy.dtype == torch.float32
-    for name in ("all_log_probs", "topk_log_probs"):
+    for name in ("all_log_probs", "support_log_probs"):
         assert (getattr(statistics, name) is not None) == (name == filled)
 
 
@@ -69,7 +69,7 @@ def test_statistics_of_no_token_keep_the_graph():
     embedding = torch.nn.Linear(4, 9)
     statistics = EagerHead(torch.zeros(0, dtype=torch.long), TOP3)(hidden, embedding)
     assert statistics.log_probs.shape == statistics.entropy.shape == (0,)
-    assert statistics.topk_log_probs.shape == (0, 3)
+    assert statistics.support_log_probs.shape == (0, 3)
     statistics.log_probs.sum().backward()
     assert torch.equal(embedding.weight.grad, torch.zeros(9, 4))
 
@@ -77,20 +77,20 @@ def test_statistics_of_no_token_keep_the_graph():
 def test_chosen_positions_keep_what_there_is():
     statistics = EagerHead(torch.tensor([0, 1, 2]), TOP3).reduce(random_logits(3, 9, seed=42))
     chosen = statistics.at(torch.tensor([True, False, True]))
-    assert torch.equal(chosen.topk_log_probs, statistics.topk_log_probs[[0, 2]])
+    assert torch.equal(chosen.support_log_probs, statistics.support_log_probs[[0, 2]])
     assert torch.equal(chosen.log_probs, statistics.log_probs[[0, 2]])
     assert chosen.all_log_probs is None
 
 
 def test_more_outcomes_than_the_vocabulary_are_the_vocabulary():
-    assert (Outcomes(topk=20).count(9), Outcomes(topk=3).count(9), FULL.count(9), SAMPLED_TOKEN.count(9)) == (
+    assert (Support(20).count(9), Support(3).count(9), FULL.count(9), SAMPLED_TOKEN.count(9)) == (
         9,
         3,
         9,
         0,
     )
-    statistics = EagerHead(torch.zeros(2, dtype=torch.long), Outcomes(topk=20)).reduce(random_logits(2, 9, seed=43))
-    assert statistics.topk_log_probs.shape == (2, 9)
+    statistics = EagerHead(torch.zeros(2, dtype=torch.long), Support(20)).reduce(random_logits(2, 9, seed=43))
+    assert statistics.support_log_probs.shape == (2, 9)
 
 
 def test_trust_region_teacher_is_the_geometric_mix():

@@ -52,9 +52,9 @@ def loss_from_logits(student_logits_BTV, teacher_logits_BTV, config, *, tokens=N
     tokens = torch.zeros(shape, dtype=torch.long) if tokens is None else tokens
     flat_student, flat_teacher = (z.reshape(-1, vocabulary) for z in (student_logits_BTV, teacher_logits_BTV))
     settings = SelfDistillationConfig(**config)
-    head = EagerHead(tokens.reshape(-1), settings.objective.outcomes)
+    head = EagerHead(tokens.reshape(-1), settings.objective.support)
     student = head.reduce(flat_student)
-    teacher = replace(head, topk_indices=student.topk_indices).reduce(flat_teacher)
+    teacher = replace(head, support_indices=student.support_indices).reduce(flat_teacher)
     log_probs = student.log_probs.view(shape)
 
     def by_position(tensor):
@@ -68,8 +68,8 @@ def loss_from_logits(student_logits_BTV, teacher_logits_BTV, config, *, tokens=N
         old_log_probs=None if old_shift is None else log_probs.detach() + old_shift,
         student_all_log_probs=by_position(student.all_log_probs),
         teacher_all_log_probs=by_position(teacher.all_log_probs),
-        student_topk_log_probs=by_position(student.topk_log_probs),
-        teacher_topk_log_probs=by_position(teacher.topk_log_probs),
+        student_topk_log_probs=by_position(student.support_log_probs),
+        teacher_topk_log_probs=by_position(teacher.support_log_probs),
         **rest,
     )
 

@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2
 from verl.sdpo.engine.actor_config import SelfDistillationActorConfig
 from verl.sdpo.engine.layout import obstacle_to_sharing, shares_prefixes
 from verl.sdpo.model import Rows
-from verl.sdpo.prefix import SharedLines, prompts
+from verl.sdpo.prefix import PackedPrefixes, prompts
 
 # The example of prefix.py, with the rows in another order: b, c, a.
 ROWS = [([1, 2, 3], [6, 7]), ([8, 9], [10, 11]), ([1, 2, 3], [4, 5, 6])]
@@ -18,30 +18,30 @@ def rows_of(pairs) -> Rows:
     return Rows(ids, torch.tensor([len(r) for _, r in pairs]))
 
 
-def test_the_lines_by_hand():
+def test_packed_prefixes_by_hand():
     """p = 1 2 3 with b = 6 7 and a = 4 5 6; q = 8 9 with c = 10 11."""
-    lines = SharedLines.of(rows_of(ROWS))
-    assert lines.input_ids.tolist() == [[1, 2, 3, 6, 7, 4, 5, 6], [8, 9, 10, 11, 0, 0, 0, 0]]
-    assert lines.position_ids.tolist() == [[0, 1, 2, 3, 4, 3, 4, 5], [0, 1, 2, 3, 0, 0, 0, 0]]
+    packed = PackedPrefixes.of(rows_of(ROWS))
+    assert packed.input_ids.tolist() == [[1, 2, 3, 6, 7, 4, 5, 6], [8, 9, 10, 11, 0, 0, 0, 0]]
+    assert packed.position_ids.tolist() == [[0, 1, 2, 3, 4, 3, 4, 5], [0, 1, 2, 3, 0, 0, 0, 0]]
     reads = [
         ["1.......", "11......", "111.....", "1111....", "11111...", "111..1..", "111..11.", "111..111"],
         # Padding reads padding: attention to nothing would have no value.
         ["1.......", "11......", "111.....", "1111....", "....1...", "....11..", "....111.", "....1111"],
     ]
-    mask = lines.attention_mask[:, 0].int().tolist()
-    assert [["".join("1" if x else "." for x in row) for row in line] for line in mask] == reads
+    mask = packed.attention_mask[:, 0].int().tolist()
+    assert [["".join("1" if x else "." for x in row) for row in sequence] for sequence in mask] == reads
     # Wanted: both tokens of b; the second of c; the first and the last of a.
-    wanted = torch.tensor([[1, 1, 0], [0, 1, 0], [1, 0, 1]]).bool()
-    assert lines.predicting(wanted).tolist() == [2, 3, 10, 2, 6]
+    mask = torch.tensor([[1, 1, 0], [0, 1, 0], [1, 0, 1]]).bool()
+    assert packed.predicting(mask).tolist() == [2, 3, 10, 2, 6]
 
 
-def test_short_prompts_share_a_line():
-    """Groups of 4, 7 and 3 tokens in two lines of 7, with nothing left over."""
-    lines = SharedLines.of(rows_of([([1, 2], [3, 4]), ([5, 6, 7], [8, 9, 10, 11]), ([12], [13, 14])]))
-    assert lines.input_ids.tolist() == [[5, 6, 7, 8, 9, 10, 11], [1, 2, 3, 4, 12, 13, 14]]
-    assert lines.position_ids.tolist() == [[0, 1, 2, 3, 4, 5, 6], [0, 1, 2, 3, 0, 1, 2]]
-    assert lines.attention_mask[1, 0].int().tolist()[4] == [0, 0, 0, 0, 1, 0, 0]
-    assert lines.predicting(torch.ones(3, 1, dtype=torch.bool)).tolist() == [8, 2, 11]
+def test_short_prompts_share_a_packed_sequence():
+    """Groups of 4, 7 and 3 tokens in two sequences of 7, with nothing left over."""
+    packed = PackedPrefixes.of(rows_of([([1, 2], [3, 4]), ([5, 6, 7], [8, 9, 10, 11]), ([12], [13, 14])]))
+    assert packed.input_ids.tolist() == [[5, 6, 7, 8, 9, 10, 11], [1, 2, 3, 4, 12, 13, 14]]
+    assert packed.position_ids.tolist() == [[0, 1, 2, 3, 4, 5, 6], [0, 1, 2, 3, 0, 1, 2]]
+    assert packed.attention_mask[1, 0].int().tolist()[4] == [0, 0, 0, 0, 1, 0, 0]
+    assert packed.predicting(torch.ones(3, 1, dtype=torch.bool)).tolist() == [8, 2, 11]
 
 
 def test_prompts_are_what_stands_before_the_response():
@@ -50,19 +50,19 @@ def test_prompts_are_what_stands_before_the_response():
 
 def test_rows_without_a_wanted_token_are_left_out():
     rows = rows_of(ROWS)
-    wanted = torch.tensor([[1, 1, 0], [0, 0, 0], [1, 0, 1]]).bool()
-    found, theirs = rows.only(wanted)
+    mask = torch.tensor([[1, 1, 0], [0, 0, 0], [1, 0, 1]]).bool()
+    found, found_mask = rows.only(mask)
     assert [row.tolist() for row in found.input_ids.unbind()] == [[1, 2, 3, 6, 7], [1, 2, 3, 4, 5, 6]]
     assert found.response_lens.tolist() == [2, 3]
-    assert theirs.tolist() == wanted[[0, 2]].tolist()
-    assert rows.only(wanted | True)[0] is rows
+    assert found_mask.tolist() == mask[[0, 2]].tolist()
+    assert rows.only(mask | True)[0] is rows
 
 
 def test_a_rank_without_targets_runs_a_single_token():
-    rows, wanted = rows_of(ROWS).only(torch.zeros(3, 3, dtype=torch.bool))
-    lines = SharedLines.of(rows)
-    assert lines.input_ids.tolist() == [[1]]
-    assert lines.predicting(wanted).tolist() == []
+    rows, mask = rows_of(ROWS).only(torch.zeros(3, 3, dtype=torch.bool))
+    packed = PackedPrefixes.of(rows)
+    assert packed.input_ids.tolist() == [[1]]
+    assert packed.predicting(mask).tolist() == []
 
 
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "vocab_size": 64}
@@ -93,8 +93,8 @@ def test_outputs_and_gradients_are_those_of_whole_rows(family):
     # A prompt that is the beginning of another is another prompt.
     pairs = [(p, tokens(n)) for p, n in ((first, 5), (second, 3), (first, 1), (first[:5], 4), (first, 7))]
     rows = rows_of(pairs)
-    wanted = torch.arange(7) < rows.response_lens.unsqueeze(-1)
-    scale = torch.randn(int(wanted.sum()), 64, dtype=torch.float64, generator=generator)
+    mask = torch.arange(7) < rows.response_lens.unsqueeze(-1)
+    scale = torch.randn(int(mask.sum()), 64, dtype=torch.float64, generator=generator)
 
     def gradients(logits: torch.Tensor) -> list[torch.Tensor]:
         model.zero_grad()
@@ -103,11 +103,11 @@ def test_outputs_and_gradients_are_those_of_whole_rows(family):
 
     whole = torch.cat([model(torch.tensor([p + r]), use_cache=False).logits[0, len(p) - 1 : -1] for p, r in pairs])
     expected = gradients(whole)
-    lines = SharedLines.of(rows)
+    packed = PackedPrefixes.of(rows)
     logits = model(
-        lines.input_ids, position_ids=lines.position_ids, attention_mask=lines.attention_mask, use_cache=False
+        packed.input_ids, position_ids=packed.position_ids, attention_mask=packed.attention_mask, use_cache=False
     ).logits
-    shared = logits.flatten(0, 1)[lines.predicting(wanted)]
+    shared = logits.flatten(0, 1)[packed.predicting(mask)]
     torch.testing.assert_close(shared, whole, rtol=1e-12, atol=1e-12)
     for found, gradient in zip(gradients(shared), expected, strict=True):
         torch.testing.assert_close(found, gradient, rtol=1e-5, atol=1e-5)

@@ -1,7 +1,7 @@
-"""What is needed of a model's next-token distributions, computed where its language-model head stands.
+"""Statistics of a model's next-token distributions, computed in the place of its language-model head.
 
-Shapes: `N` tokens of a flat batch, `D` hidden size, `V` vocabulary, `K` compared tokens. Log-probabilities are natural
-logarithms of distributions over the *whole* vocabulary at the rollout temperature.
+Shapes: `N` selected tokens, `D` hidden size, `V` vocabulary, `K` tokens of the support, `C` tokens of a chunk.
+Log-probabilities are natural logarithms, normalised over the *whole* vocabulary at the rollout temperature.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -13,70 +13,81 @@ import torch.nn.functional as F
 
 # Rows of logits whose entropy is computed at once, so that no second (N, V) tensor is ever alive.
 ENTROPY_CHUNK = 256
-# Tokens whose logits are alive at once: few where memory moves slowly, more where a matrix product wants to be filled.
+# Tokens whose logits are alive at once. A CPU is bound by memory bandwidth; an accelerator needs larger products.
 CHUNK_TOKENS = 128
 CHUNK_TOKENS_ON_ACCELERATOR = 1024
-# Where whole distributions are compared, which takes ten times the memory of a chunk's logits.
+# The same where whole distributions are compared, which takes ten times the memory of a chunk's logits.
 COMPARED_TOKENS_ON_ACCELERATOR = 256
-# Where products come in a narrow dtype and are added in a wide one, which takes as long as they do: tokens of a
-# product, and rows of the output embedding whose gradient is added at once.
+# Products in a narrow dtype that are accumulated in a wide one, where the accumulation takes as long as the product:
+# tokens of a product, and rows of the output embedding whose gradient is accumulated at once.
 PRODUCT_TOKENS = 512
 VOCABULARY_PART = 16384
 
+FLOAT32_BYTES = 4
+SUPPORTS = ("student", "teacher", "union")
+# An index of a support that stands for no token, and its log-probability: finite, so that differences of two of them
+# are zero and not NaN, and so low that its exponential is exactly zero.
+NO_TOKEN = -1
+NO_LOG_PROB = -1e4
+
 
 @dataclass(frozen=True)
-class Outcomes:
-    """Which log-probabilities of a position an objective compares, besides the sampled token's."""
+class Support:
+    """The tokens of the vocabulary at which an objective compares two models, besides the sampled token."""
 
-    topk: int = 0
-    """This many of the student's most likely tokens."""
-    all: bool = False
-    """The whole vocabulary."""
+    k: int | None
+    """Number of a model's most likely tokens; None: the whole vocabulary."""
+    of: str = "student"
+    """The model whose top-k it is: student, teacher, or the union of both."""
+
+    @property
+    def is_whole(self) -> bool:
+        return self.k is None
 
     def count(self, vocabulary: int) -> int:
-        """How many they are in a vocabulary of this size."""
-        return vocabulary if self.all else min(self.topk, vocabulary)
+        """Return how many tokens one model's part of the support has in a vocabulary of this size."""
+        return vocabulary if self.k is None else min(self.k, vocabulary)
 
 
-SAMPLED_TOKEN = Outcomes()
+SAMPLED_TOKEN = Support(0)
 
 
 class TokenStatistics(NamedTuple):
-    """What an objective reads of one model at N positions.
+    """Statistics of one model at N positions.
 
     A tuple, so that FSDP's hooks find its tensors when a model returns it in the place of logits.
     """
 
     log_probs: torch.Tensor
-    """(N,), of the token that was sampled."""
+    """(N,), of the sampled token."""
     entropy: torch.Tensor
     """(N,), nats."""
     all_log_probs: torch.Tensor | None = None
     """(N, V)."""
-    topk_log_probs: torch.Tensor | None = None
-    """(N, K)."""
-    topk_indices: torch.Tensor | None = None
-    """(N, K)."""
-    best_log_probs: torch.Tensor | None = None
+    support_log_probs: torch.Tensor | None = None
+    """(N, K), `NO_LOG_PROB` where the support has no token."""
+    support_indices: torch.Tensor | None = None
+    """(N, K), `NO_TOKEN` where the support has no token."""
+    top_log_probs: torch.Tensor | None = None
     """(N, n), without gradient, of the model's own most likely tokens, for people to read."""
-    best_indices: torch.Tensor | None = None
+    top_indices: torch.Tensor | None = None
     """(N, n)."""
 
     def at(self, chosen: torch.Tensor) -> "TokenStatistics":
-        """Those of the positions where `chosen`, (N,) bool, is true."""
+        """Return the statistics of the positions where `chosen`, (N,) bool, is true."""
         chosen = chosen.nonzero().squeeze(-1)
         return TokenStatistics(*(None if values is None else values[chosen] for values in self))
 
 
 class Logits(Protocol):
-    """Logits at N tokens, made when they are asked for."""
+    """Logits at N tokens, computed on demand."""
 
     def __call__(self, tokens: slice) -> torch.Tensor:
-        """(C, V), in at least float32, without gradient; of a model at temperature one."""
+        """Return (C, V) logits in at least float32, without gradient, at temperature one."""
 
 
 class Projection(NamedTuple):
-    """What a model's logits at N tokens are made of, kept beyond its forward pass."""
+    """The factors of a model's logits at N tokens, kept beyond its forward pass."""
 
     hidden_ND: torch.Tensor
     weight_VD: torch.Tensor
@@ -84,7 +95,7 @@ class Projection(NamedTuple):
 
     @classmethod
     def taken(cls, hidden_ND: torch.Tensor, output_embedding: torch.nn.Linear) -> "Projection":
-        """Called as the head of a model. The weight is copied, as its memory is FSDP's."""
+        """Copy the factors where the head stands; FSDP frees the weight after the forward pass."""
         weight_VD, bias_V = output_embedding.weight, output_embedding.bias
         dtype = _compute_dtype(hidden_ND)
         bias_V = None if bias_V is None else bias_V.detach().to(dtype, copy=True)
@@ -95,25 +106,66 @@ class Projection(NamedTuple):
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
-@dataclass(frozen=True)
-class EagerHead:
-    """The readable one: all logits at once, (N, V), and every statistic from them.
+class HeadShape(NamedTuple):
+    """Sizes of one call of a head, from which its memory is estimated."""
 
-    Called as the head of a model, with its hidden states (N, D) and its output embedding.
+    tokens: int
+    """`N`."""
+    vocabulary: int
+    hidden: int
+    itemsize: int
+    """Bytes of a number that is computed with."""
+    is_trained: bool
+    """Whether the output embedding gets a gradient."""
+    device_type: str
+    """As torch names it: cpu, cuda, ..."""
+
+    @property
+    def narrow_itemsize(self) -> int:
+        """Bytes of a number in a dtype narrower than float32; 0 where everything is computed in float32."""
+        return self.itemsize if self.itemsize < FLOAT32_BYTES else 0
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the output embedding, gathered."""
+        return self.itemsize * self.vocabulary * self.hidden
+
+    @property
+    def gradient_bytes(self) -> int:
+        """Bytes of the output embedding's gradient, in float32 and, where that is narrower, as computed."""
+        return self.is_trained * (FLOAT32_BYTES + self.narrow_itemsize) * self.vocabulary * self.hidden
+
+    def logits(self, tokens: int) -> int:
+        """Return the numbers in the logits of at most `tokens` tokens."""
+        return min(self.tokens, tokens) * self.vocabulary
+
+
+@dataclass(frozen=True)
+class Head:
+    """A language-model head bound to N tokens: hidden states in, their `TokenStatistics` out.
+
+    An instance is called in the place of a model's head, with hidden states (N, D) and the output embedding.
     """
 
     by_chunks: ClassVar[bool] = False
-    """Whether logits of some tokens only are alive at once, where the outcomes allow it."""
+    """Only some tokens' logits are alive at once, wherever the support allows it."""
 
     token_ids: torch.Tensor
     """(N,), the sampled tokens."""
-    outcomes: Outcomes
+    support: Support
     temperature: float = 1.0
-    topk_indices: torch.Tensor | None = None
-    """(N, K), where to read a teacher: the student's top-k. None: the top-k of these logits."""
+    support_indices: torch.Tensor | None = None
+    """(N, K), the tokens to read, `NO_TOKEN` for none. None: these logits' own top-k."""
+    adds_own_topk: bool = False
+    """These logits' own top-k is read besides `support_indices`, as a union of both."""
     entropy_has_gradient: bool = False
-    best: int = 0
-    """So many of these logits' own most likely tokens are reported as well, which no objective reads."""
+    num_top: int = 0
+    """How many of these logits' own most likely tokens are reported as well, which no objective reads."""
+
+    @classmethod
+    def peak_bytes(cls, shape: HeadShape, support: Support) -> int:
+        """Return the most bytes that a forward and a backward pass of the student's head hold at once."""
+        raise NotImplementedError
 
     def __call__(self, hidden_ND: torch.Tensor, output_embedding: torch.nn.Linear) -> TokenStatistics:
         return self.reduce(self.at_temperature(F.linear(hidden_ND, output_embedding.weight, output_embedding.bias)))
@@ -123,23 +175,34 @@ class EagerHead:
         return logits if self.temperature == 1.0 else logits / self.temperature
 
     def read(self, logits: Logits) -> TokenStatistics:
-        """The statistics of logits that no model has at hand."""
-        parts = [self.of(tokens).reduce(self.at_temperature(logits(tokens))) for tokens in self.chunks()]
+        """Return the statistics of logits that are computed on demand."""
+        parts = [self.part(tokens).reduce(self.at_temperature(logits(tokens))) for tokens in self.chunks()]
         return TokenStatistics(
             *(None if column[0] is None else torch.cat(column) for column in zip(*parts, strict=True))
         )
 
     def chunks(self) -> Iterator[slice]:
-        """The tokens, as many at a time as this head takes."""
+        """Iterate over the tokens, as many at a time as this head computes at once."""
         yield slice(0, len(self.token_ids))
 
-    def of(self, tokens: slice) -> "EagerHead":
-        """The head of some of the tokens."""
-        indices = None if self.topk_indices is None else self.topk_indices[tokens]
-        return replace(self, token_ids=self.token_ids[tokens], topk_indices=indices)
+    def part(self, tokens: slice) -> "Head":
+        """Return this head bound to some of its tokens."""
+        indices = None if self.support_indices is None else self.support_indices[tokens]
+        return replace(self, token_ids=self.token_ids[tokens], support_indices=indices)
+
+    def indices_in(self, logits_NV: torch.Tensor) -> torch.Tensor:
+        """Return the (N, K) indices of the support; a token of both models' top-k counts once in their union."""
+        given_NK = self.support_indices
+        if given_NK is not None and not self.adds_own_topk:
+            return given_NK
+        own_NK = logits_NV.detach().topk(self.support.count(logits_NV.shape[-1]), dim=-1).indices
+        if given_NK is None:
+            return own_NK
+        is_given_NK = (own_NK.unsqueeze(-1) == given_NK.unsqueeze(-2)).any(-1)
+        return torch.cat([given_NK, own_NK.masked_fill(is_given_NK, NO_TOKEN)], dim=-1)
 
     def reduce(self, logits_NV: torch.Tensor) -> TokenStatistics:
-        """The statistics of logits that are divided by the temperature; any floating dtype, at least float32 inside."""
+        """Return the statistics of logits at the temperature; any floating dtype, at least float32 inside."""
         logits_NV = logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32))
         log_normalizer_N1 = torch.logsumexp(logits_NV, dim=-1, keepdim=True)
         sampled_N = logits_NV.gather(-1, self.token_ids.unsqueeze(-1)).sub(log_normalizer_N1).squeeze(-1)
@@ -147,66 +210,94 @@ class EagerHead:
             entropy_N = _entropy(logits_NV, log_normalizer_N1)
         else:
             entropy_N = _entropy(logits_NV.detach(), log_normalizer_N1.detach())
-        best_Nn = best_indices_Nn = None
-        if self.best:
-            best_Nn, best_indices_Nn = logits_NV.detach().topk(self.best, dim=-1)
-            best_Nn = best_Nn - log_normalizer_N1.detach()
-        all_NV = topk_NK = indices_NK = None
-        if self.outcomes.all:
+        top_Nn = top_indices_Nn = None
+        if self.num_top:
+            top_Nn, top_indices_Nn = logits_NV.detach().topk(self.num_top, dim=-1)
+            top_Nn = top_Nn - log_normalizer_N1.detach()
+        all_NV = support_NK = indices_NK = None
+        if self.support.is_whole:
             all_NV = logits_NV - log_normalizer_N1
-        elif self.outcomes.topk:
-            indices_NK = self.topk_indices
-            if indices_NK is None:
-                indices_NK = logits_NV.detach().topk(self.outcomes.count(logits_NV.shape[-1]), dim=-1).indices
-            topk_NK = logits_NV.gather(-1, indices_NK) - log_normalizer_N1
-        return TokenStatistics(sampled_N, entropy_N, all_NV, topk_NK, indices_NK, best_Nn, best_indices_Nn)
+        elif self.support.k:
+            indices_NK = self.indices_in(logits_NV)
+            support_NK = _gather(logits_NV, indices_NK).sub(log_normalizer_N1)
+            support_NK = support_NK.masked_fill(indices_NK == NO_TOKEN, NO_LOG_PROB)
+        return TokenStatistics(sampled_N, entropy_N, all_NV, support_NK, indices_NK, top_Nn, top_indices_Nn)
+
+
+def _gather(values_NV: torch.Tensor, indices_NK: torch.Tensor) -> torch.Tensor:
+    """Return the (N, K) values at a support; any value of the row where it has no token."""
+    return values_NV.gather(-1, indices_NK.clamp(min=0))
 
 
 def _entropy(logits_NV: torch.Tensor, log_normalizer_N1: torch.Tensor) -> torch.Tensor:
-    """Entropy in nats, (N,), of softmax(logits)."""
+    """Return the entropy in nats, (N,), of softmax(logits)."""
     chunks = zip(logits_NV.split(ENTROPY_CHUNK), log_normalizer_N1.split(ENTROPY_CHUNK), strict=True)
     return torch.cat([z.squeeze(-1) - ((x - z).exp() * x).sum(-1) for x, z in chunks])
 
 
-class ChunkedHead(EagerHead):
-    """The same statistics without an (N, V) tensor: logits of some tokens at a time, once more in the backward pass.
+class EagerHead(Head):
+    """The readable reference: all logits at once, (N, V), and every statistic from them."""
 
-    Memory beyond the gradients does not depend on N. Whole distributions are (N, V) themselves, and what the eager head
-    makes; `comparison.ComparingHead` compares them without.
+    # Float32 tensors of (N, V) that are alive at once, as torch.profiler counts them.
+    COPIES: ClassVar[int] = 5
+    COPIES_OF_WHOLE_VOCABULARY: ClassVar[int] = 11
+
+    @classmethod
+    def peak_bytes(cls, shape: HeadShape, support: Support) -> int:
+        copies = cls.COPIES_OF_WHOLE_VOCABULARY if support.is_whole else cls.COPIES
+        return copies * FLOAT32_BYTES * shape.tokens * shape.vocabulary
+
+
+class ChunkedHead(Head):
+    """The same statistics without an (N, V) tensor: logits of some tokens at a time, recomputed in the backward pass.
+
+    Memory beyond the gradients does not depend on N. Whole distributions are (N, V) themselves and are computed as by
+    the eager head; `comparison.ComparingHead` compares them without holding them.
     """
 
     by_chunks = True
 
+    @classmethod
+    def peak_bytes(cls, shape: HeadShape, support: Support) -> int:
+        """Add up the buffers: a chunk's logits in float32, in the forward pass a second tensor of that size.
+
+        In a narrow dtype there are the same logits once more, and in the backward pass those of a whole product.
+        """
+        chunk = chunk_tokens(shape.device_type)
+        forward = (FLOAT32_BYTES + shape.narrow_itemsize) * shape.logits(chunk)
+        backward = shape.narrow_itemsize * shape.logits(max(chunk, PRODUCT_TOKENS)) + shape.gradient_bytes
+        return FLOAT32_BYTES * shape.logits(chunk) + max(forward, backward)
+
     def __call__(self, hidden_ND: torch.Tensor, output_embedding: torch.nn.Linear) -> TokenStatistics:
-        if self.outcomes.all:
+        if self.support.is_whole:
             return super().__call__(hidden_ND, output_embedding)
         weight_VD, bias_V = output_embedding.weight, output_embedding.bias
         return TokenStatistics(*_ChunkedStatistics.apply(hidden_ND, weight_VD, bias_V, self))
 
     def chunks(self) -> Iterator[slice]:
-        return chunks(len(self.token_ids), chunk_tokens(self.token_ids.device))
+        return split_tokens(len(self.token_ids), chunk_tokens(self.token_ids.device.type))
 
 
-def chunk_tokens(device: torch.device) -> int:
-    return CHUNK_TOKENS if device.type == "cpu" else CHUNK_TOKENS_ON_ACCELERATOR
+def chunk_tokens(device_type: str) -> int:
+    return CHUNK_TOKENS if device_type == "cpu" else CHUNK_TOKENS_ON_ACCELERATOR
 
 
-def compared_tokens(device: torch.device) -> int:
-    """Of a chunk where whole distributions are compared."""
-    return min(chunk_tokens(device), COMPARED_TOKENS_ON_ACCELERATOR)
+def comparison_chunk_tokens(device_type: str) -> int:
+    """Return the tokens of a chunk where whole distributions are compared."""
+    return min(chunk_tokens(device_type), COMPARED_TOKENS_ON_ACCELERATOR)
 
 
-def chunks(tokens: int, size: int) -> Iterator[slice]:
-    """Of no tokens there is one chunk, an empty one."""
+def split_tokens(tokens: int, size: int) -> Iterator[slice]:
+    """Iterate over chunks of `size` tokens; yields one empty chunk if there are none."""
     for start in range(0, max(tokens, 1), size):
         yield slice(start, start + size)
 
 
 class _ChunkedStatistics(torch.autograd.Function):
-    """`TokenStatistics` of hidden states, but for `all_log_probs`, which is None."""
+    """`TokenStatistics` of hidden states, with `all_log_probs` None."""
 
     @staticmethod
-    def forward(ctx, hidden_ND, weight_VD, bias_V, head: EagerHead):
+    def forward(ctx, hidden_ND, weight_VD, bias_V, head: Head):
         logits = ChunkLogits(hidden_ND, weight_VD, bias_V, head.temperature)
         parts = []
         for chunk, z_CV in logits:
@@ -216,41 +307,42 @@ class _ChunkedStatistics(torch.autograd.Function):
             p_CV = torch.exp(z_CV, out=logits.scratch(z_CV))
             log_sum_C1 = p_CV.sum(-1, keepdim=True).log_()
             sampled_C = z_CV.gather(-1, head.token_ids[chunk].unsqueeze(-1)).sub_(log_sum_C1).squeeze(-1)
-            topk_CK = indices_CK = None
-            if head.outcomes.topk:
-                if head.topk_indices is None:
-                    indices_CK = z_CV.topk(head.outcomes.count(z_CV.shape[-1]), dim=-1).indices
-                else:
-                    indices_CK = head.topk_indices[chunk]
-                topk_CK = z_CV.gather(-1, indices_CK).sub_(log_sum_C1)
-            best_Cn = best_indices_Cn = None
-            if head.best:
-                best_Cn, best_indices_Cn = z_CV.topk(head.best, dim=-1)
-                best_Cn -= log_sum_C1
+            support_CK = indices_CK = None
+            if head.support.k:
+                indices_CK = head.part(chunk).indices_in(z_CV)
+                support_CK = _gather(z_CV, indices_CK).sub_(log_sum_C1)
+                support_CK.masked_fill_(indices_CK == NO_TOKEN, NO_LOG_PROB)
+            top_Cn = top_indices_Cn = None
+            if head.num_top:
+                top_Cn, top_indices_Cn = z_CV.topk(head.num_top, dim=-1)
+                top_Cn -= log_sum_C1
             # -sum of p log p, with p not yet divided by its sum.
             mean_C = p_CV.mul_(z_CV).sum(-1).mul_(log_sum_C1.squeeze(-1).neg().exp_())
             entropy_C = log_sum_C1.squeeze(-1) - mean_C
-            parts.append((largest_C1 + log_sum_C1, sampled_C, entropy_C, topk_CK, indices_CK, best_Cn, best_indices_Cn))
+            normalizer_C1 = largest_C1 + log_sum_C1
+            parts.append((normalizer_C1, sampled_C, entropy_C, support_CK, indices_CK, top_Cn, top_indices_Cn))
         columns = (None if column[0] is None else torch.cat(column) for column in zip(*parts, strict=True))
-        normalizer, log_probs, entropy, topk, indices, best, best_indices = columns
+        normalizer, log_probs, entropy, support, indices, top, top_indices = columns
         # The weight as it came, which FSDP frees and gathers again; not the copy in the compute dtype.
         ctx.save_for_backward(hidden_ND, weight_VD, bias_V, indices, entropy, normalizer)
         ctx.head, ctx.dtype = head, logits.dtype
-        # Indices are whole numbers, which have no gradient anyhow.
-        without_gradient = [best, None if head.entropy_has_gradient else entropy]
+        # Indices are integers, which have no gradient anyhow.
+        without_gradient = [top, None if head.entropy_has_gradient else entropy]
         ctx.mark_non_differentiable(*(values for values in without_gradient if values is not None))
-        return log_probs, entropy, None, topk, indices, best, best_indices
+        return log_probs, entropy, None, support, indices, top, top_indices
 
     @staticmethod
-    def backward(ctx, grad_sampled, grad_entropy, _, grad_topk, *__):
-        """dL/dz = scatter(g_topk) + onehot(g_sampled) - softmax(z) (sum of both) - g_entropy p (log p + H)."""
+    def backward(ctx, grad_sampled, grad_entropy, _, grad_support, *__):
+        """dL/dz = scatter(g_support) + onehot(g_sampled) - softmax(z) (sum of both) - g_entropy p (log p + H)."""
         *projection, indices, entropy, normalizer_N1 = ctx.saved_tensors
         head = ctx.head
         logits = ChunkLogits(*projection, head.temperature, ctx.dtype)
+        if grad_support is not None:
+            grad_support = grad_support.masked_fill(indices == NO_TOKEN, 0)
 
         def gradient(chunk: slice, z_CV: torch.Tensor) -> torch.Tensor:
             z_CV -= normalizer_N1[chunk]
-            total = grad_sampled[chunk] if grad_topk is None else grad_sampled[chunk] + grad_topk[chunk].sum(-1)
+            total = grad_sampled[chunk] if grad_support is None else grad_sampled[chunk] + grad_support[chunk].sum(-1)
             factor_C1 = total.neg().unsqueeze(-1)
             if head.entropy_has_gradient:
                 p_CV = torch.exp(z_CV, out=logits.scratch(z_CV))
@@ -261,21 +353,22 @@ class _ChunkedStatistics(torch.autograd.Function):
             else:
                 z_CV.exp_().mul_(factor_C1)
             z_CV.scatter_add_(-1, head.token_ids[chunk].unsqueeze(-1), grad_sampled[chunk].unsqueeze(-1))
-            if grad_topk is not None:
-                z_CV.scatter_add_(-1, indices[chunk], grad_topk[chunk])
+            if grad_support is not None:
+                z_CV.scatter_add_(-1, indices[chunk].clamp(min=0), grad_support[chunk])
             return z_CV
 
         return *logits.gradients(gradient, of_weight=ctx.needs_input_grad[1]), None
 
 
 Gradient = Callable[[slice, torch.Tensor], torch.Tensor]
-"""(tokens, their logits, which are the function's to write on) -> the loss's gradient in the logits."""
+"""(tokens, their logits, which may be overwritten) -> gradient of the loss with respect to the logits."""
 
 
 class ChunkLogits:
-    """Iterates over (slice, logits of these tokens), divided by the temperature, in at least float32.
+    """Iterable of (slice, logits of these tokens), divided by the temperature, in at least float32.
 
-    Each is written over by the next, and the caller's to write on. Of no tokens there is one chunk, an empty one.
+    All chunks share one buffer: each overwrites the one before, and the caller may overwrite it too. Yields one empty
+    chunk if there are no tokens.
     """
 
     def __init__(
@@ -293,18 +386,18 @@ class ChunkLogits:
         self.bias = None if bias_V is None else bias_V.to(self.dtype)
         self.hidden, self.temperature = hidden_ND, temperature
         self.projection = Projection(hidden_ND, weight_VD, bias_V)
-        self.size = size or chunk_tokens(hidden_ND.device)
+        self.size = size or chunk_tokens(hidden_ND.device.type)
         self._buffers: dict[str, torch.Tensor] = {}
 
     def __iter__(self) -> Iterator[tuple[slice, torch.Tensor]]:
-        return self._chunks(self.size)
+        return self._iterate(self.size)
 
-    def _chunks(self, beside: int) -> Iterator[tuple[slice, torch.Tensor]]:
-        """In the compute dtype the logits of so many tokens, whole chunks, are kept beside each other."""
-        rows = min(beside, len(self.hidden))
-        for chunk in chunks(len(self.hidden), self.size):
+    def _iterate(self, kept_tokens: int) -> Iterator[tuple[slice, torch.Tensor]]:
+        """Iterate over the chunks, where the compute-dtype buffer holds the chunks of `kept_tokens` side by side."""
+        rows = min(kept_tokens, len(self.hidden))
+        for chunk in split_tokens(len(self.hidden), self.size):
             hidden = self.hidden[chunk].to(self.dtype)
-            start = chunk.start % beside
+            start = chunk.start % kept_tokens
             logits = self._buffer("logits", rows, self.dtype)[start : start + len(hidden)]
             torch.mm(hidden, self.weight.T, out=logits)
             if self.bias is not None:
@@ -316,22 +409,22 @@ class ChunkLogits:
             yield chunk, logits
 
     def scratch(self, like: torch.Tensor) -> torch.Tensor:
-        """Another tensor of that shape, whatever it holds."""
+        """Return another tensor of that shape, uninitialised."""
         return self._buffer("scratch", len(like), like.dtype)
 
     def gradients(
         self, of_logits: Gradient, *, of_weight: bool
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-        """Of hidden states, weight and bias, in their own dtypes; sums over chunks in the wide one."""
+        """Return the gradients of hidden states, weight and bias, in their own dtypes; summed in the wide one."""
         hidden_ND, weight_VD, bias_V = self.projection
         grad_hidden = torch.empty_like(hidden_ND)
         grad_weight = torch.empty_like(weight_VD, dtype=self.wide) if of_weight else None
         grad_bias = torch.zeros_like(bias_V, dtype=self.wide) if bias_V is not None else None
         is_narrow = self.dtype != self.wide
-        # The gradients of several chunks, each over its logits, to be multiplied at once.
+        # In a narrow dtype the gradients of several chunks, each written over its logits, are multiplied at once.
         product = max(PRODUCT_TOKENS // self.size, 1) * self.size if is_narrow else self.size
         start = 0
-        for chunk, z_CV in self._chunks(product):
+        for chunk, z_CV in self._iterate(product):
             z_CV = of_logits(chunk, z_CV)
             if self.temperature != 1.0:
                 z_CV /= self.temperature
@@ -352,14 +445,14 @@ class ChunkLogits:
         return grad_hidden, grad_weight, None if bias_V is None or grad_bias is None else grad_bias.to(bias_V.dtype)
 
     def _buffer(self, name: str, rows: int, dtype: torch.dtype) -> torch.Tensor:
-        """Of the first call's rows; later ones ask for no more."""
+        """Return `rows` rows of a buffer; the first call, which is the largest, allocates it."""
         if name not in self._buffers:
             self._buffers[name] = self.hidden.new_empty(rows, len(self.weight), dtype=dtype)
         return self._buffers[name][:rows]
 
 
 def _compute_dtype(hidden: torch.Tensor) -> torch.dtype:
-    """What a matrix product has here; autocast does not reach into a function of our own."""
+    """Return the dtype of matrix products; autocast does not reach into a custom autograd function."""
     device = hidden.device.type
     if torch.is_autocast_enabled(device) and hidden.dtype != torch.float64:
         return torch.get_autocast_dtype(device)
@@ -369,11 +462,11 @@ def _compute_dtype(hidden: torch.Tensor) -> torch.dtype:
 def _accumulate(
     grad_weight_VD: torch.Tensor, grad_logits_CV: torch.Tensor, hidden_CD: torch.Tensor, *, is_first: bool
 ) -> None:
-    """grad_weight += grad_logits^T hidden, in the wide dtype; the first product is written over what is there."""
+    """Add grad_logits^T hidden to grad_weight in the wide dtype; the first product overwrites what is there."""
     if grad_weight_VD.dtype == hidden_CD.dtype:
         grad_weight_VD.addmm_(grad_logits_CV.T, hidden_CD, beta=0 if is_first else 1)
         return
-    # The product comes in the narrow one: by parts, so that there is no second tensor of the weight's size.
+    # The product comes in the narrow dtype: by parts, so that there is no second tensor of the weight's size.
     parts = zip(grad_weight_VD.split(VOCABULARY_PART), grad_logits_CV.split(VOCABULARY_PART, dim=1), strict=True)
     for grad_part, logits_part in parts:
         product = logits_part.T @ hidden_CD
@@ -383,4 +476,4 @@ def _accumulate(
             grad_part += product
 
 
-HEADS: Mapping[str, type[EagerHead]] = {"chunked": ChunkedHead, "eager": EagerHead}
+HEADS: Mapping[str, type[Head]] = {"chunked": ChunkedHead, "eager": EagerHead}

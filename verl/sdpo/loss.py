@@ -1,6 +1,6 @@
 """The loss by the authors' call signature: padded tensors of a whole batch in, one loss and its metrics out.
 
-The training step calls the objective itself (micro_step.py); this door is for comparisons with the authors' code.
+The training step calls the objective itself (micro_step.py); this wrapper is for comparisons with the authors' code.
 """
 
 from dataclasses import replace
@@ -31,21 +31,22 @@ def compute_self_distillation_loss(
     dp_size: int = 1,
     loss_scale_factor: float | None = None,
 ) -> tuple[torch.Tensor, dict[str, float]]:
-    """The SDPO loss (arXiv 2601.20802): the objective of the configuration, see objective.py.
+    """Return the SDPO loss (arXiv 2601.20802) and its metrics, by the objective of the configuration (objective.py).
 
     Args:
         student_log_probs, teacher_log_probs, old_log_probs, rollout_is_weights: (B, T), of the sampled tokens.
         student_all_log_probs, teacher_all_log_probs: (B, T, V), needed when `distillation_topk` is None.
-        student_topk_log_probs, teacher_topk_log_probs: (B, T, K), at the *student's* top-k tokens.
+        student_topk_log_probs, teacher_topk_log_probs: (B, T, K), both at the same support: the *student's* top-k
+            tokens, unless the key `support` says otherwise.
         response_mask: (B, T), 1 on tokens that the model wrote.
-        self_distillation_mask: (B,), 1 on samples whose teacher saw something; None: all.
-        batch_num_tokens, global_batch_size: what the loss is divided by, counted over the global mini-batch; None: this
-            batch's, those with a target or all, as `denominator` says.
+        self_distillation_mask: (B,), 1 on samples that have a teacher context; None: all.
+        batch_num_tokens, global_batch_size: the counts that the loss is divided by, of the global mini-batch; None:
+            this batch's, those with a teacher context or all, as `denominator` says.
         dp_size, loss_scale_factor: see `Denominators`; None: T.
 
     Returns:
-        The loss, and metrics that are means over the tokens with a target: of the global mini-batch, so that they add
-        up over micro-batches too, but with `denominator: all` of this batch.
+        The loss, and metrics that are means over the distilled tokens: of the global mini-batch, so that they add up
+        over micro-batches too, but with `denominator: all` of this batch.
         Tokens outside the mask contribute exactly zero to value and gradient.
 
     Raises:
@@ -53,19 +54,18 @@ def compute_self_distillation_loss(
             of the global mini-batch to be guessed.
     """
     objective = self_distillation_config.objective
-    mask_BT = response_mask.bool()
-    responses_BT = mask_BT
+    response_mask_BT = distill_mask_BT = response_mask.bool()
     if self_distillation_mask is not None:
-        mask_BT = mask_BT & self_distillation_mask.bool().unsqueeze(-1)
+        distill_mask_BT = distill_mask_BT & self_distillation_mask.bool().unsqueeze(-1)
     if dp_size > 1 and (batch_num_tokens is None or global_batch_size is None):
         raise ValueError(
             f"dp_size={dp_size}: pass the counts of the global mini-batch, batch_num_tokens and global_batch_size."
         )
-    tokens = Tokens.of(mask_BT, old_log_probs=old_log_probs, rollout_is_weights=rollout_is_weights)
+    tokens = Tokens.of(distill_mask_BT, old_log_probs=old_log_probs, rollout_is_weights=rollout_is_weights)
     student, teacher = (
         TokenStatistics(
             *(
-                None if values is None else values[mask_BT]
+                None if values is None else values[distill_mask_BT]
                 for values in (log_probs, torch.zeros_like(log_probs), every, topk)
             )
         )
@@ -76,7 +76,7 @@ def compute_self_distillation_loss(
     )
     _check(objective, student, teacher)
 
-    counted_BT = responses_BT if objective.config.denominator == "all" else mask_BT
+    counted_BT = response_mask_BT if objective.config.denominator == "all" else distill_mask_BT
     denominators = Denominators(
         tokens=counted_BT.sum() if batch_num_tokens is None else batch_num_tokens,
         sequences=counted_BT.any(-1).sum() if global_batch_size is None else global_batch_size,
@@ -85,7 +85,7 @@ def compute_self_distillation_loss(
     )
     loss, reports = objective(student, teacher, tokens, token_weights(tokens, loss_agg_mode, denominators))
     if objective.config.denominator == "all":
-        denominators = replace(denominators, tokens=mask_BT.sum())
+        denominators = replace(denominators, tokens=distill_mask_BT.sum())
     means = token_weights(tokens, "token-mean", denominators)
     metrics = {f"self_distillation/{name}": (values * means).sum().item() for name, values in reports.items()}
     return loss, metrics
@@ -93,11 +93,11 @@ def compute_self_distillation_loss(
 
 def _check(objective: Objective, student: TokenStatistics, teacher: TokenStatistics) -> None:
     if getattr(objective.config, "policy_clip", None) or objective.config.teacher_entropy_beta:
-        raise ValueError("policy_clip and teacher_entropy_beta read what this door is not given: use micro_step.")
-    outcomes = objective.outcomes
-    for wanted, name, setting in (
-        (outcomes.all, "all_log_probs", "None compares full vocabularies"),
-        (bool(outcomes.topk), "topk_log_probs", str(outcomes.topk)),
-    ):
-        if wanted and (getattr(student, name) is None or getattr(teacher, name) is None):
-            raise ValueError(f"distillation_topk={setting}: pass student_{name} and teacher_{name}.")
+        raise ValueError("policy_clip and teacher_entropy_beta need inputs that this function lacks: use micro_step.")
+    support = objective.support
+    if support.is_whole and (student.all_log_probs is None or teacher.all_log_probs is None):
+        raise ValueError(
+            "distillation_topk=None compares full vocabularies: pass student_all_log_probs and teacher_all_log_probs."
+        )
+    if support.k and (student.support_log_probs is None or teacher.support_log_probs is None):
+        raise ValueError(f"distillation_topk={support.k}: pass student_topk_log_probs and teacher_topk_log_probs.")

@@ -1,22 +1,22 @@
-"""Objectives: numbers of student and teacher at N tokens in, one loss out (arXiv 2601.20802).
+"""Objectives: statistics of student and teacher at N tokens in, one loss out (arXiv 2601.20802).
 
-Shapes: `N` distilled tokens of a micro-batch, flat; `B` its sequences; `K` compared outcomes. The student's tensors
-carry gradient, the teacher's never do (they are detached here once more). docs/algorithm.md says which equation of the
-paper is which class, and how to add one.
+Shapes: `B` sequences of a micro-batch, `N` tokens of its distill mask, flat, `K` tokens of the support, `V` vocabulary.
+The student's tensors carry gradient, the teacher's never do (they are detached here once more). docs/algorithm.md maps
+the paper's equations to classes, and shows how to add one.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, Generic, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
 
 from verl.sdpo.checks import BLOCK, is_number, is_positive_int, require, require_bool, require_choice, require_fraction
-from verl.sdpo.head import SAMPLED_TOKEN, Outcomes, TokenStatistics
+from verl.sdpo.head import SAMPLED_TOKEN, SUPPORTS, Support, TokenStatistics
 
-# Largest log-mass that the top-k may hold before the tail is computed: log(1 - e^x) diverges at 0.
+# Largest log-mass that the support may hold before the tail is computed: log(1 - e^x) diverges at 0.
 MAX_TOPK_LOG_MASS = -1e-7
 MAX_ABS_LOG_RATIO = 20.0
 LOSS_AGG_MODES = ("token-mean", "token-sum", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm")
@@ -27,46 +27,46 @@ DENOMINATORS = ("targets", "all")
 
 @dataclass(frozen=True)
 class Denominators:
-    """What the losses of all micro-batches and ranks are divided by: counts of the *global* mini-batch."""
+    """Counts of the *global* mini-batch, which the losses of all micro-batches and ranks are divided by."""
 
     tokens: float
     sequences: float
     dp_size: int = 1
-    """Data-parallel ranks, whose gradients FSDP averages."""
+    """Number of data-parallel ranks, whose gradients FSDP averages."""
     loss_scale_factor: float | None = None
-    """Tokens that `seq-mean-token-sum-norm` divides by."""
+    """Number of tokens that `seq-mean-token-sum-norm` divides by."""
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """Which sequence each of N tokens belongs to, and what the rollout says of it."""
+    """N tokens of a micro-batch: their sequences, and their log-probabilities and weights from the rollout."""
 
     rows: torch.Tensor
-    """(N,), index of the token's sequence."""
+    """(N,), index of each token's sequence."""
     row_lens: torch.Tensor
-    """(B,), how many of the N tokens each sequence has."""
+    """(B,), number of the N tokens in each sequence."""
     old_log_probs: torch.Tensor | None = None
-    """(N,), of the policy at the beginning of the training step."""
+    """(N,), by the policy at the beginning of the training step."""
     rollout_is_weights: torch.Tensor | None = None
     """(N,), truncated importance weights of the trainer against the inference engine."""
     old_topk_log_probs: torch.Tensor | None = None
-    """(N, K), of that policy's most likely tokens, at which student and teacher are then read."""
+    """(N, K), that policy's at its own top-k, which is then the support of student and teacher."""
 
     @classmethod
     def of(cls, mask_BT: torch.Tensor, **values_BT: torch.Tensor | None) -> "Tokens":
-        """The tokens where `mask_BT` (bool) is true, row by row."""
+        """Select the tokens where `mask_BT` (bool) is true, row by row."""
         flat = {name: None if values is None else values[mask_BT] for name, values in values_BT.items()}
         return cls(mask_BT.nonzero()[:, 0], mask_BT.sum(-1), **flat)
 
     def row_means(self, values: torch.Tensor) -> torch.Tensor:
-        """For every token the mean of (N,) values over the tokens of its sequence, (N,)."""
-        # Not `index_add`, which adds in any order on a GPU.
+        """Return (N,) means of (N,) values, each over the tokens of the same sequence."""
+        # Not `index_add`, whose order of additions varies on a GPU.
         sums = torch.segment_reduce(values, "sum", lengths=self.row_lens, unsafe=True)
         return (sums / self.row_lens)[self.rows]
 
 
 def token_weights(tokens: Tokens, loss_agg_mode: str, denominators: Denominators) -> torch.Tensor:
-    """The weight, (N,), of each token's loss in the loss of the global mini-batch.
+    """Return the weight, (N,), of each token's loss in the loss of the global mini-batch.
 
     Every aggregation of verl (`agg_loss`, verl/trainer/ppo/core_algos.py) is `sum_t weight_t loss_t`, with, up to the
     factor `dp_size`: token-mean 1/tokens, token-sum 1, seq-mean-token-sum 1/sequences, seq-mean-token-mean
@@ -74,7 +74,7 @@ def token_weights(tokens: Tokens, loss_agg_mode: str, denominators: Denominators
     all micro-batches add up, and data-parallel ranks average, to the loss of the whole mini-batch.
 
     Raises:
-        ValueError: on an unknown mode, or when `seq-mean-token-sum-norm` is not told what to divide by.
+        ValueError: on an unknown mode, or when `seq-mean-token-sum-norm` has nothing to divide by.
     """
     per_sequence = denominators.dp_size / max(float(denominators.sequences), 1.0)
     constant = {
@@ -97,18 +97,18 @@ def token_weights(tokens: Tokens, loss_agg_mode: str, denominators: Denominators
 
 
 def add_tail(log_probs: torch.Tensor) -> torch.Tensor:
-    """Append the log-probability of everything outside the top-k, (..., K) -> (..., K + 1) (App. A.3, Eq. 11)."""
+    """Append the log-probability of everything outside the support, (..., K) -> (..., K + 1) (App. A.3, Eq. 11)."""
     mass = torch.logsumexp(log_probs, dim=-1, keepdim=True).clamp(max=MAX_TOPK_LOG_MASS)
     return torch.cat([log_probs, torch.log(-torch.expm1(mass))], dim=-1)
 
 
 def kl_divergence(p_log: torch.Tensor, q_log: torch.Tensor) -> torch.Tensor:
-    """KL(p || q) in nats over the last axis."""
+    """Return KL(p || q) in nats over the last axis."""
     return (p_log.exp() * (p_log - q_log)).sum(-1)
 
 
 def divergence(student_log: torch.Tensor, teacher_log: torch.Tensor, alpha: float) -> torch.Tensor:
-    """Divergence per token, (..., K) -> (...), in nats.
+    """Return the divergence per token, (..., K) -> (...), in nats.
 
     alpha 0: KL(teacher || student). alpha 1: KL(student || teacher), Eq. 1. Between, with m = (1-alpha) student +
     alpha teacher: (1-alpha) KL(student || m) + alpha KL(teacher || m), which is *not* continuous at the ends (it
@@ -127,7 +127,7 @@ def divergence(student_log: torch.Tensor, teacher_log: torch.Tensor, alpha: floa
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """What every objective knows."""
+    """Keys of every objective."""
 
     alpha: float = 0.5
     """0.0: forward KL(teacher || student); 1.0: reverse KL(student || teacher); between: generalised JSD."""
@@ -136,12 +136,12 @@ class ObjectiveConfig:
     """Upper bound of the importance ratio pi / pi_old that weighs each token; null: no weight."""
 
     denominator: str = "targets"
-    """What `actor.loss_agg_mode` divides by. targets: the tokens or sequences that have a teacher; all: all of the
+    """Divisor of `actor.loss_agg_mode`. targets: the tokens or sequences that have a teacher context; all: all of the
     mini-batch. The published numbers, GRPO's too, were made with seq-mean-token-mean and all."""
 
     teacher_entropy_beta: float = 0.0
-    """Tokens of which the teacher is sure count more: weight exp(-beta H_teacher), with mean one over each response
-    (SRPO, arXiv 2604.02288, which takes 1.0). 0.0: all alike."""
+    """Weight exp(-beta H_teacher) of each token, with mean one over each response, so that tokens with a confident
+    teacher count more (SRPO, arXiv 2604.02288, which takes 1.0). 0.0: all alike."""
 
     def __post_init__(self):
         require_fraction("alpha", self.alpha)
@@ -153,8 +153,8 @@ class ObjectiveConfig:
 @dataclass(frozen=True)
 class TailConfig(ObjectiveConfig):
     distillation_add_tail: bool = True
-    """Lump the probability outside the top-k into one extra bucket. False leaves it out: a divergence is renormalised
-    over the top-k, advantages keep their probabilities."""
+    """Lump the probability outside the support into one extra bucket. False leaves it out: a divergence is
+    renormalised over the support, advantages keep their probabilities."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -164,7 +164,11 @@ class TailConfig(ObjectiveConfig):
 @dataclass(frozen=True)
 class TopkConfig(TailConfig):
     distillation_topk: int | None = 100
-    """Tokens of the student's distribution that are compared; null compares the full vocabulary."""
+    """Number of most likely tokens that are compared; null compares the full vocabulary."""
+
+    support: str = "student"
+    """The model whose `distillation_topk` most likely tokens are compared. student: as the authors; teacher; union: the
+    tokens of both, each once."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -174,15 +178,16 @@ class TopkConfig(TailConfig):
             lambda v: v is None or is_positive_int(v),
             "a whole number >= 1, or null for the full vocabulary",
         )
-
-
-def outcomes_of(topk: int | None) -> Outcomes:
-    """The student's top-k, or the full vocabulary."""
-    return Outcomes(all=True) if topk is None else Outcomes(topk=topk)
+        require_choice("support", self.support, SUPPORTS)
+        if self.distillation_topk is None and self.support != "student":
+            raise ValueError(
+                f"{BLOCK}.support={self.support} with {BLOCK}.distillation_topk=null: the full vocabulary is compared, "
+                "whoever's top-k is named. Set distillation_topk, or leave support out."
+            )
 
 
 class Comparison(NamedTuple):
-    """Student and teacher at N tokens, compared."""
+    """Student and teacher statistics at N tokens, with the losses that an objective made of them."""
 
     student: TokenStatistics
     teacher: TokenStatistics
@@ -192,30 +197,38 @@ class Comparison(NamedTuple):
     """(N,) each, without gradient."""
 
 
-class Objective:
-    """One way to compare student and teacher. A subclass says how, per token."""
+AnyConfig = TypeVar("AnyConfig", bound=ObjectiveConfig)
+
+
+class Objective(Generic[AnyConfig]):
+    """One way to compare student and teacher, token by token."""
 
     Config: ClassVar[type[ObjectiveConfig]]
-    outcomes: Outcomes
-    """What it reads of both models, besides the sampled token."""
-    needs_old_topk: bool = False
-    """It reads the outcomes that were most likely before the training step, and how likely they were."""
 
-    def __init__(self, config: Any):
+    def __init__(self, config: AnyConfig):
         self.config = config
+
+    @property
+    def support(self) -> Support:
+        """The tokens at which both models are read, besides the sampled one."""
+        raise NotImplementedError
+
+    @property
+    def needs_old_topk(self) -> bool:
+        """Whether both models are read at the top-k of the policy before the training step, instead of a model's."""
+        return False
 
     def compare(
         self, student: TokenStatistics, teacher: TokenStatistics, tokens: Tokens
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Loss per token, (N,), and what to report of every token, (N,) each: `kl`, the reverse KL, and others.
+        """Return the loss per token, (N,), and reports, (N,) each: `kl`, the reverse KL, and others.
 
-        Where it reads the whole vocabulary it is called with some tokens at a time, and must not read `tokens`, which
-        has all.
+        With the whole vocabulary this is called for some tokens at a time, and must not read `tokens`, which has all.
         """
         raise NotImplementedError
 
     def weigh(self, student: TokenStatistics, teacher: TokenStatistics, tokens: Tokens) -> torch.Tensor | float:
-        """A further weight of each token, (N,), without gradient."""
+        """Return a further weight of each token, (N,), without gradient."""
         if not self.config.teacher_entropy_beta:
             return 1.0
         sureness = (-self.config.teacher_entropy_beta * teacher.entropy).exp()
@@ -224,25 +237,26 @@ class Objective:
     def __call__(
         self, student: TokenStatistics, teacher: TokenStatistics, tokens: Tokens, weights: torch.Tensor
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """
+        """Compare two models and return the loss.
+
         Args:
-            student, teacher: at the same N tokens, with the objective's `outcomes`.
+            student, teacher: at the same N tokens, with the objective's `support`.
             weights: (N,), see `token_weights`.
 
         Returns:
             `sum_t weight_t w_t loss_t`, where w_t is the importance ratio stopgrad(min(pi / pi_old, is_clip)) times the
-            rollout weight (App. A.4); and what to report of every token, (N,) each.
+            rollout weight (App. A.4); and the reports of every token, (N,) each.
         """
         return self.weighted(Comparison(student, teacher, *self.compare(student, teacher, tokens)), tokens, weights)
 
     def weighted(
         self, comparison: Comparison, tokens: Tokens, weights: torch.Tensor
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """`__call__`, when they have been compared."""
+        """Return what `__call__` returns, from a finished comparison."""
         student, teacher, loss, reports = comparison
         reports = {**reports, "is_clip_fraction": torch.zeros_like(reports["kl"])}
-        if student.topk_log_probs is not None:
-            reports["tail_mass"] = 1 - student.topk_log_probs.detach().exp().sum(-1)
+        if student.support_log_probs is not None:
+            reports["tail_mass"] = 1 - student.support_log_probs.detach().exp().sum(-1)
         if self.config.is_clip is not None and tokens.old_log_probs is not None:
             ratio = importance_ratio(student.log_probs.detach(), tokens.old_log_probs)
             reports["is_clip_fraction"] = (ratio > self.config.is_clip).to(loss.dtype)
@@ -253,18 +267,18 @@ class Objective:
 
 
 def importance_ratio(log_probs: torch.Tensor, old_log_probs: torch.Tensor) -> torch.Tensor:
-    """pi / pi_old, bounded far beyond any clip so that it stays finite."""
+    """Return pi / pi_old, bounded far beyond any clip so that it stays finite."""
     return (log_probs - old_log_probs).clamp(-MAX_ABS_LOG_RATIO, MAX_ABS_LOG_RATIO).exp()
 
 
-class Divergence(Objective):
-    """Logit level: a divergence of next-token distributions (Eq. 1), over all tokens or the student's top-k."""
+class Divergence(Objective[TopkConfig]):
+    """Logit level: a divergence of next-token distributions (Eq. 1), over all tokens or a top-k support."""
 
     @dataclass(frozen=True)
     class Config(TopkConfig):
         def __post_init__(self):
             super().__post_init__()
-            if self.distillation_topk == 1 and not self.distillation_add_tail:
+            if self.distillation_topk == 1 and not self.distillation_add_tail and self.support != "union":
                 raise ValueError(
                     f"{BLOCK}.distillation_topk=1 with {BLOCK}.distillation_add_tail=False: one token, renormalised, "
                     "is certain to both models, so the loss is always zero. Set distillation_add_tail=True, or "
@@ -272,31 +286,35 @@ class Divergence(Objective):
                 )
 
     @property
-    def outcomes(self) -> Outcomes:  # type: ignore[override]
-        return outcomes_of(self.config.distillation_topk)
+    def support(self) -> Support:
+        return Support(self.config.distillation_topk, of=self.config.support)
 
     def compare(
         self, student: TokenStatistics, teacher: TokenStatistics, tokens: Tokens
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        ours, theirs = self._compared(student), self._compared(teacher).detach()
-        return divergence(ours, theirs, self.config.alpha), {"kl": kl_divergence(ours.detach(), theirs)}
+        student_log, teacher_log = self._distribution(student), self._distribution(teacher).detach()
+        reports = {"kl": kl_divergence(student_log.detach(), teacher_log)}
+        return divergence(student_log, teacher_log, self.config.alpha), reports
 
-    def _compared(self, statistics: TokenStatistics) -> torch.Tensor:
-        """(N, K) log-probabilities that sum to one."""
-        if self.config.distillation_topk is None:
+    def _distribution(self, statistics: TokenStatistics) -> torch.Tensor:
+        """Return (N, V), (N, K + 1) or, without the tail, (N, K) log-probabilities, normalised to sum to one."""
+        if self.support.is_whole:
+            assert statistics.all_log_probs is not None
             return statistics.all_log_probs
+        assert statistics.support_log_probs is not None
         if self.config.distillation_add_tail:
-            return add_tail(statistics.topk_log_probs)
-        return F.log_softmax(statistics.topk_log_probs, dim=-1)
+            return add_tail(statistics.support_log_probs)
+        return F.log_softmax(statistics.support_log_probs, dim=-1)
 
 
 # Advantages: the reverse KL's gradient as a policy gradient, where log(q/pi) is the advantage (§2.1, App. B.1)
 
 
 def require_reverse_kl(alpha: float, credit: str) -> None:
-    """
+    """Refuse any other divergence with a credit level that is a policy gradient.
+
     Raises:
-        ValueError: on another divergence.
+        ValueError: naming `alpha` and the credit level.
     """
     if alpha != 1.0:
         raise ValueError(
@@ -305,7 +323,7 @@ def require_reverse_kl(alpha: float, credit: str) -> None:
         )
 
 
-class SampledToken(Objective):
+class SampledToken(Objective[ObjectiveConfig]):
     """The sampled token alone: stopgrad(log s - log t) log s, an estimate of the reverse KL's gradient (Eq. 2)."""
 
     @dataclass(frozen=True)
@@ -314,7 +332,9 @@ class SampledToken(Objective):
             super().__post_init__()
             require_reverse_kl(self.alpha, "sampled-token")
 
-    outcomes = SAMPLED_TOKEN
+    @property
+    def support(self) -> Support:
+        return SAMPLED_TOKEN
 
     def compare(
         self, student: TokenStatistics, teacher: TokenStatistics, tokens: Tokens
@@ -330,8 +350,8 @@ class AdvantageConfig(ObjectiveConfig):
     null: none."""
 
     advantage_clip: float | None = None
-    """Upper bound of the advantages. The paper's runs at test time took 5.0, of which a row of Table 12 is all that it
-    says; null: none."""
+    """Upper bound of the advantages. The paper's runs at test time took 5.0, which a row of Table 12 says and nothing
+    else; null: none."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -357,11 +377,14 @@ class AdvantageConfig(ObjectiveConfig):
         )
 
 
-class Advantages(Objective):
+AnyAdvantageConfig = TypeVar("AnyAdvantageConfig", bound=AdvantageConfig)
+
+
+class Advantages(Objective[AnyAdvantageConfig]):
     """The policy-gradient form: -E[min(w A, clip(w) A)] with w = pi / pi_old and advantages A that have no gradient."""
 
     def clip_advantages(self, advantages: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Bounded from above; and where they were, bool."""
+        """Bound advantages from above, and return them with a bool mask of those that were bounded."""
         limit = self.config.advantage_clip
         if limit is None:
             return advantages, advantages.new_zeros((), dtype=torch.bool)
@@ -370,7 +393,7 @@ class Advantages(Objective):
     def surrogate(
         self, log_probs: torch.Tensor, old_log_probs: torch.Tensor, advantages: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """-min(w A, clip(w) A), any shape; and where the clip took the gradient, bool."""
+        """Return -min(w A, clip(w) A), any shape, and a bool mask of where the clip removed the gradient."""
         ratio = importance_ratio(log_probs, old_log_probs)
         if self.config.policy_clip is None:
             return -ratio * advantages, advantages.new_zeros((), dtype=torch.bool)
@@ -379,70 +402,93 @@ class Advantages(Objective):
         return -torch.minimum(free, clipped), clipped < free
 
 
-class LogitAdvantages(Advantages):
-    """Logit level: every compared token's advantage, weighed by its probability before the training step (Eq. 13).
+@dataclass(frozen=True)
+class BucketConfig(TailConfig, AdvantageConfig):
+    """Keys of the objectives that give every bucket, a token of the support or the tail, an advantage of its own."""
+
+
+AnyBucketConfig = TypeVar("AnyBucketConfig", bound=BucketConfig)
+
+
+class BucketAdvantages(Advantages[AnyBucketConfig]):
+    """Every bucket's advantage, weighted by its probability before the training step (Eq. 13).
 
     Without `policy_clip` the present policy stands for the old one, and its gradient is the reverse KL's (Eq. 2); with
     it, the tokens are the old policy's most likely ones.
     """
 
-    @dataclass(frozen=True)
-    class Config(TopkConfig, AdvantageConfig):
-        def __post_init__(self):
-            super().__post_init__()
-            require_reverse_kl(self.alpha, "logit-advantage")
-            if self.policy_clip is not None and self.distillation_topk is None:
-                raise ValueError(
-                    f"{BLOCK}.policy_clip={list(self.policy_clip)} with {BLOCK}.distillation_topk=null: the old "
-                    "policy's probabilities of the whole vocabulary would have to be kept. Set distillation_topk."
-                )
-
     @property
-    def outcomes(self) -> Outcomes:  # type: ignore[override]
-        return outcomes_of(self.config.distillation_topk)
-
-    @property
-    def needs_old_topk(self) -> bool:  # type: ignore[override]
+    def needs_old_topk(self) -> bool:
         return self.config.policy_clip is not None
 
     def compare(
         self, student: TokenStatistics, teacher: TokenStatistics, tokens: Tokens
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        ours = self._buckets(student.all_log_probs, student.topk_log_probs)
-        theirs = self._buckets(teacher.all_log_probs, teacher.topk_log_probs).detach()
-        old = ours.detach()
+        student_log = self._buckets(student.all_log_probs, student.support_log_probs)
+        teacher_log = self._buckets(teacher.all_log_probs, teacher.support_log_probs).detach()
+        old_log = student_log.detach()
         if self.needs_old_topk:
-            old = self._buckets(None, tokens.old_topk_log_probs)
-        advantages, is_bounded = self.clip_advantages(theirs - ours.detach())
-        loss, is_clipped = self.surrogate(ours, old, advantages)
-        probabilities = old.exp()
+            old_log = self._buckets(None, tokens.old_topk_log_probs)
+        advantages, is_bounded = self.clip_advantages(teacher_log - student_log.detach())
+        loss, is_clipped = self.surrogate(student_log, old_log, advantages)
+        probabilities = old_log.exp()
         return (probabilities * loss).sum(-1), {
-            "kl": kl_divergence(ours.detach(), theirs),
+            "kl": kl_divergence(student_log.detach(), teacher_log),
             "advantage_clip_fraction": (probabilities * is_bounded).sum(-1),
             "policy_clip_fraction": (probabilities * is_clipped).sum(-1),
         }
 
-    def _buckets(self, all_log_probs: torch.Tensor | None, topk_log_probs: torch.Tensor | None) -> torch.Tensor:
-        """(N, V), (N, K + 1) or, without the tail, (N, K) log-probabilities."""
-        if topk_log_probs is None:
+    def _buckets(self, all_log_probs: torch.Tensor | None, support_log_probs: torch.Tensor | None) -> torch.Tensor:
+        """Return (N, V), (N, K + 1) or, without the tail, (N, K) log-probabilities."""
+        if support_log_probs is None:
             assert all_log_probs is not None
             return all_log_probs
-        return add_tail(topk_log_probs) if self.config.distillation_add_tail else topk_log_probs
+        return add_tail(support_log_probs) if self.config.distillation_add_tail else support_log_probs
 
 
-class TokenAdvantage(LogitAdvantages):
+@dataclass(frozen=True)
+class LogitAdvantageConfig(TopkConfig, BucketConfig):
+    def __post_init__(self):
+        super().__post_init__()
+        require_reverse_kl(self.alpha, "logit-advantage")
+        if self.policy_clip is not None and self.distillation_topk is None:
+            raise ValueError(
+                f"{BLOCK}.policy_clip={list(self.policy_clip)} with {BLOCK}.distillation_topk=null: the old "
+                "policy's probabilities of the whole vocabulary would have to be kept. Set distillation_topk."
+            )
+        if self.policy_clip is not None and self.support != "student":
+            raise ValueError(
+                f"{BLOCK}.policy_clip={list(self.policy_clip)} with {BLOCK}.support={self.support}: the clip compares "
+                "with the old policy, whose probabilities are kept at its own top-k only. Set policy_clip=null, or "
+                "leave support out."
+            )
+
+
+class LogitAdvantages(BucketAdvantages[LogitAdvantageConfig]):
+    """Logit level: an advantage for every token of the vocabulary, or of a top-k support."""
+
+    Config = LogitAdvantageConfig
+
+    @property
+    def support(self) -> Support:
+        return Support(self.config.distillation_topk, of=self.config.support)
+
+
+class TokenAdvantage(BucketAdvantages[BucketConfig]):
     """Token level (§4.2): the student's most likely token at each position, whatever was sampled, and the tail."""
 
     @dataclass(frozen=True)
-    class Config(TailConfig, AdvantageConfig):
+    class Config(BucketConfig):
         def __post_init__(self):
             super().__post_init__()
             require_reverse_kl(self.alpha, "token")
 
-    outcomes = Outcomes(topk=1)  # type: ignore[assignment]
+    @property
+    def support(self) -> Support:
+        return Support(1)
 
 
-class SequenceAdvantage(Advantages):
+class SequenceAdvantage(Advantages[AdvantageConfig]):
     """Sequence level (§4.2): the mean of the sampled tokens' advantages, one number on all tokens of a response."""
 
     @dataclass(frozen=True)
@@ -451,18 +497,21 @@ class SequenceAdvantage(Advantages):
             super().__post_init__()
             require_reverse_kl(self.alpha, "sequence")
 
-    outcomes = SAMPLED_TOKEN
+    @property
+    def support(self) -> Support:
+        return SAMPLED_TOKEN
 
     def compare(
         self, student: TokenStatistics, teacher: TokenStatistics, tokens: Tokens
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        ours = student.log_probs
-        log_ratio = (ours - teacher.log_probs).detach()
+        log_probs = student.log_probs
+        log_ratio = (log_probs - teacher.log_probs).detach()
         advantages, is_bounded = self.clip_advantages(tokens.row_means(-log_ratio))
-        old = ours.detach() if self.config.policy_clip is None else tokens.old_log_probs
-        loss, is_clipped = self.surrogate(ours, old, advantages)
-        shares = {"advantage_clip_fraction": is_bounded, "policy_clip_fraction": is_clipped}
-        return loss, {"kl": log_ratio, **{name: where.to(loss.dtype).expand_as(ours) for name, where in shares.items()}}
+        old_log_probs = log_probs.detach() if self.config.policy_clip is None else tokens.old_log_probs
+        loss, is_clipped = self.surrogate(log_probs, old_log_probs, advantages)
+        masks = {"advantage_clip_fraction": is_bounded, "policy_clip_fraction": is_clipped}
+        fractions = {name: mask.to(loss.dtype).expand_as(loss) for name, mask in masks.items()}
+        return loss, {"kl": log_ratio, **fractions}
 
 
 OBJECTIVES: Mapping[str, type[Objective]] = {

@@ -1,4 +1,4 @@
-"""How much each question of a batch counts."""
+"""Weights of the questions of a batch."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,17 +7,17 @@ from typing import Any
 
 
 class QuestionWeights:
-    """A subclass weighs the questions of a batch."""
+    """Rule that weights the questions of a batch."""
 
     @dataclass(frozen=True)
     class Config:
-        """The rules that need no settings."""
+        """No settings, in the base class."""
 
     def __init__(self, config: Any):
         self.config = config
 
     def weigh(self, success_rates: Sequence[float]) -> list[float]:
-        """The weight of each question, from the share of its samples that succeeded."""
+        """Return the weight of each question, from the success rates of its samples."""
         raise NotImplementedError
 
 
@@ -31,7 +31,7 @@ class Equal(QuestionWeights):
 class Uncertainty(QuestionWeights):
     """SC-SDPO (arXiv 2605.27765): sqrt(p (1 - p)), divided by its mean over the batch.
 
-    Questions that are always or never solved teach nothing, a batch of such questions neither.
+    Questions that are always or never solved weigh nothing, and so does a batch that has no others.
     """
 
     def weigh(self, success_rates: Sequence[float]) -> list[float]:

@@ -1,7 +1,7 @@
-"""The self-teacher: which weights it scores with, how they follow the student, what of it goes into a checkpoint.
+"""The self-teacher: the weights that it scores with, how they follow the student, and its part of a checkpoint.
 
-A teacher is made of what `adapters/` hands it: the models, and the weights of the reference. Section 2.3 of the paper,
-Table 4.
+A teacher is built from the models and the weights of the reference, which engine/weights.py provides. Section 2.3 and
+Table 4 of the paper.
 """
 
 from collections.abc import Mapping
@@ -11,106 +11,124 @@ from typing import Any, ClassVar, NamedTuple, Protocol, cast
 import torch
 
 from verl.sdpo.checks import is_positive_int, require, require_choice, require_fraction
-from verl.sdpo.head import EagerHead, Logits, Projection, TokenStatistics
+from verl.sdpo.head import (
+    FLOAT32_BYTES,
+    Head,
+    HeadShape,
+    Logits,
+    Projection,
+    Support,
+    TokenStatistics,
+    chunk_tokens,
+)
 from verl.sdpo.model import Model, Rows
 
 UPDATE_INTERVALS = ("step", "optimizer")
 PLACEMENTS = ("auto", "gpu", "cpu")
+# An update of the student in forward passes: its own, and a backward pass that takes two.
+UPDATE_PASSES = 3
 
 
 class Weights(Protocol):
-    """This rank's part of the reference model's weights, beside the student's. Every method is collective."""
+    """This rank's shards of the reference model's weights and of the student's. Every method is collective."""
 
     def follow(self, rate: float) -> float:
-        """reference += rate * (student - reference), in float32; returns the new distance."""
+        """Move the reference in float32, reference += rate * (student - reference), and return the new distance."""
 
     def distance(self) -> float:
-        """||reference - student|| / ||student|| over all weights."""
+        """Return ||reference - student|| / ||student|| over all weights."""
 
     def save(self, folder: str, global_step: int, state: dict[str, Any]) -> None:
         """Write the reference's weights and the teacher's own state into the actor's checkpoint folder."""
 
     def load(self, folder: str) -> dict[str, Any]:
-        """Read the weights back, and return the state."""
+        """Load the weights, and return the state."""
 
 
 class Teacher:
-    """A kind of teacher. What it needs stands in its class, where validation, capacity and role choice ask."""
+    """One kind of teacher. Class attributes say what it needs of memory, roles and forward passes."""
 
     @dataclass(frozen=True)
     class Config:
-        """What a kind needs that may be a second model."""
+        """Keys of every teacher that may be a second model."""
 
         teacher_placement: str = "auto"
-        """Where its weights rest. gpu; cpu: in ordinary memory, from where every forward fetches them; auto: on the GPU
-        where the doctor's estimate with them there is at most 85 % of it, else as cpu."""
+        """Where the teacher's weights are kept. gpu; cpu: offloaded to host memory and copied in for every forward
+        pass; auto: on the GPU if the estimated peak is then at most 85 % of its memory, else as cpu."""
 
         def __post_init__(self):
             require_choice("teacher_placement", self.teacher_placement, PLACEMENTS)
 
     needs_reference: ClassVar[bool] = True
-    """It scores with another model beside the student: the initial one, or with `moves` one of its own."""
+    """The teacher scores with a model besides the student: the initial one, or with `moves` one of its own."""
     moves: ClassVar[bool] = False
-    """It changes those weights: they must be kept in float32, and are no fixed reference for a KL penalty."""
+    """That model's weights change: they must be kept in float32, and are no fixed reference for a KL penalty."""
     saves: ClassVar[bool] = False
-    """A resumed run cannot rebuild it, so it is part of the checkpoint."""
-    num_forwards: ClassVar[int] = 1
-    """Forward passes over its rows for their statistics."""
-    mixes_logits: ClassVar[bool] = False
-    """Its logits are made of two models'."""
+    """The teacher is part of the checkpoint, because a resumed run cannot rebuild it."""
+    passes: ClassVar[int] = 1
+    """Number of forward passes over the teacher's rows."""
 
     @classmethod
     def needs_second_model(cls, is_lora: bool) -> bool:
-        """Whether that is a second copy in memory. With LoRA the initial model is the student without its adapter."""
+        """Return whether the teacher is a second model in memory.
+
+        With LoRA the initial model is the student without its adapter.
+        """
         return cls.needs_reference and (cls.moves or not is_lora)
 
+    @classmethod
+    def peak_bytes(cls, shape: HeadShape, support: Support) -> int:
+        """Return the most bytes that the teacher's own statistics hold at once, 0 if they are a plain head's."""
+        return projected_bytes(shape, cls.passes) if support.of == "union" else 0
+
     def __init__(self, config: Any, *, student: Model, reference: Model | None, weights: Weights | None):
-        """
+        """Wire the teacher.
+
         Args:
             student, reference: in evaluation mode whenever they run.
             weights: the reference's; None where there is none.
         """
         self.config = config
         self.student = student
-        # None in a class that needs no reference, which then reads neither.
+        # None for a class that needs no reference, and never reads them.
         self.reference = cast(Model, reference)
         self.weights = cast(Weights, weights)
         self.state: dict[str, Any] = {}
-        """What a resumed run needs besides the weights; plain values."""
+        """State that a resumed run needs besides the weights; plain values."""
 
     @property
     def model(self) -> Model:
-        """What scores."""
+        """The model that scores."""
         return self.reference
 
-    def statistics(self, rows: Rows, wanted_BT: torch.Tensor, head: EagerHead) -> TokenStatistics:
-        """What the objective reads of the teacher at the wanted response tokens of its own rows; collective."""
-        return self.model.run(rows, wanted_BT, head)
+    def statistics(self, rows: Rows, mask_BT: torch.Tensor, head: Head) -> TokenStatistics:
+        """Return the teacher's statistics at the masked response tokens of its own rows; collective."""
+        return self.model.run(rows, mask_BT, head)
 
-    def logits(self, rows: Rows, wanted_BT: torch.Tensor) -> Logits:
-        """What `statistics` reads, for an objective that compares the whole vocabulary by chunks; collective."""
-        return self.model.run(rows, wanted_BT, Projection.taken)
+    def logits(self, rows: Rows, mask_BT: torch.Tensor) -> Logits:
+        """Return the logits behind `statistics`, to be read by chunks or more than once; collective."""
+        return self.model.run(rows, mask_BT, Projection.taken)
 
     def after_optimizer_step(self) -> None:
-        """Follow the student, after each of a training step's optimizer steps."""
+        """Follow the student after an optimizer step, of which a training step may have several."""
 
     def after_training_step(self) -> float:
-        """Follow the student, at the end of a training step; returns the distance to it."""
+        """Follow the student at the end of a training step, and return the distance to it."""
         return self.weights.distance()
 
     def restart(self) -> None:
-        """Become a copy of the student, where the weights move at all."""
+        """Become a copy of the student, if the weights move at all."""
         if self.moves:
             self.weights.follow(1.0)
             self.state = {}
 
     def save(self, folder: str, global_step: int) -> None:
-        """Write what a resumed run cannot rebuild into the actor's checkpoint folder."""
+        """Write weights and state into the actor's checkpoint folder, if a resumed run cannot rebuild them."""
         if self.saves:
             self.weights.save(folder, global_step, self.state)
 
     def load(self, folder: str) -> None:
-        """Read it back.
+        """Load what `save` wrote.
 
         Raises:
             FileNotFoundError: when the checkpoint was written without such a teacher.
@@ -125,6 +143,8 @@ class Frozen(Teacher):
 
 @dataclass(frozen=True)
 class RateConfig(Teacher.Config):
+    """Keys of the teachers with a rate."""
+
     teacher_update_rate: float = 0.05
     """Weight of the student in each EMA update, and in the trust-region mix."""
 
@@ -134,7 +154,7 @@ class RateConfig(Teacher.Config):
 
 
 class ExponentialMovingAverage(Teacher):
-    """The student's moving average, kept in float32: teacher += rate * (student - teacher)."""
+    """Moving average of the student, kept in float32: teacher += rate * (student - teacher)."""
 
     @dataclass(frozen=True)
     class Config(RateConfig):
@@ -158,7 +178,7 @@ class ExponentialMovingAverage(Teacher):
 
 
 class Refresh(Teacher):
-    """A copy of the student, taken every so many training steps and frozen in between."""
+    """A copy of the student, taken every `teacher_refresh_interval` training steps and frozen in between."""
 
     @dataclass(frozen=True)
     class Config(Teacher.Config):
@@ -180,6 +200,13 @@ class Refresh(Teacher):
         return self.weights.follow(1.0)
 
 
+def projected_bytes(shape: HeadShape, models: int) -> int:
+    """Return the bytes of reading the `Projection`s of so many models: a chunk's statistics, and the embeddings."""
+    # Float32 tensors of (C, V) that are alive at once, as torch.profiler counts them.
+    copies = 3
+    return copies * FLOAT32_BYTES * shape.logits(chunk_tokens(shape.device_type)) + models * shape.weight_bytes
+
+
 class MixedInLogSpace(NamedTuple):
     """Logits of p_ref^(1-rate) * p_student^rate, normalised: the trust region's solution (Eq. 10)."""
 
@@ -197,14 +224,17 @@ class TrustRegion(Teacher):
     class Config(RateConfig):
         """The rate is the student's share of the mix."""
 
-    num_forwards = 2
-    mixes_logits = True
+    passes = 2
 
-    def statistics(self, rows: Rows, wanted_BT: torch.Tensor, head: EagerHead) -> TokenStatistics:
-        return head.read(self.logits(rows, wanted_BT))
+    @classmethod
+    def peak_bytes(cls, shape: HeadShape, support: Support) -> int:
+        return projected_bytes(shape, cls.passes)
 
-    def logits(self, rows: Rows, wanted_BT: torch.Tensor) -> Logits:
-        reference, student = (model.run(rows, wanted_BT, Projection.taken) for model in (self.reference, self.student))
+    def statistics(self, rows: Rows, mask_BT: torch.Tensor, head: Head) -> TokenStatistics:
+        return head.read(self.logits(rows, mask_BT))
+
+    def logits(self, rows: Rows, mask_BT: torch.Tensor) -> Logits:
+        reference, student = (model.run(rows, mask_BT, Projection.taken) for model in (self.reference, self.student))
         return MixedInLogSpace(reference, student, self.config.teacher_update_rate)
 
 

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from verl.sdpo.engine.micro_batches import Packing, Split
+from verl.sdpo.engine.micro_batches import EMPTY, Packing, Split, empty_share, summed
 from verl.utils import tensordict_utils as tu
+from verl.utils.metric import Metric
 
 # Prompt, teacher prompt, length of the response, target: two groups, of four rows and of one.
 ROWS = [
@@ -59,7 +60,7 @@ def test_a_group_that_does_not_fit_is_cut():
 
 def test_rows_that_are_not_read_are_in_no_micro_batch():
     packed = packing()
-    assert [sorted(part) for part in packed.parts(packed.targets)] == [[0, 1, 2, 3]]
+    assert [sorted(part) for part in packed.parts(packed.has_context)] == [[0, 1, 2, 3]]
     assert packed.parts([False] * 5) == []
 
 
@@ -92,3 +93,18 @@ def check_agreed(engines):
     split = Split.agreed(parts, targets, torch.distributed.group.WORLD)
     nothing = Split.agreed([], [False] * 4, torch.distributed.group.WORLD)
     return split.rows, split.teaches, (nothing.rows, nothing.teaches)
+
+
+def test_micro_batches_add_up():
+    """Three micro-batches, of which the second has no target and so no KL. By hand."""
+    loss, kl = torch.tensor([0.5, 0.0, 0.25]), torch.tensor([1.0, 2.0])
+    output = {"model_output": {}, "loss": list(loss), "metrics": {"kl": list(kl.double())}}
+    found = summed(output)
+    assert found["loss"] == [0.75] and found["model_output"] == {}
+    assert found["metrics"]["kl"].aggregate() == 3.0
+    assert Metric.aggregate_dp([found["metrics"]["kl"], Metric("sum", 5.0)]) == 4.0
+
+
+def test_share_of_micro_batches_without_target():
+    found = empty_share([[0, 1], [2, 3], [4]], [False, True, False, False, False])
+    assert found[EMPTY].aggregate() == 2 / 3

@@ -157,7 +157,7 @@ def test_the_scorer_reads_the_places_that_predict_the_response(monkeypatch):
     )
     scorer = object.__new__(Scorer)
     scorer.model, scorer.temperature, scorer.alpha, scorer.topk = Qwen2ForCausalLM(config).eval(), 0.5, 0.5, 3
-    monkeypatch.setattr("verl.sdpo.probe.models.compared_tokens", lambda device: 2)
+    monkeypatch.setattr("verl.sdpo.probe.models.comparison_chunk_tokens", lambda device: 2)
     response = [3, 1, 4, 1, 5]
 
     def whole(prompt):

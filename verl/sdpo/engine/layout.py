@@ -1,4 +1,4 @@
-"""How token rows are laid out for a model: in verl's way, packed or padded, or with their prompts shared."""
+"""Layout of token rows for a model: in verl's way, packed or padded, or with packed prefixes."""
 
 import logging
 import os
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 
 from verl.sdpo.model import Rows
-from verl.sdpo.prefix import SharedLines
+from verl.sdpo.prefix import PackedPrefixes
 from verl.utils import tensordict_utils as tu
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
@@ -19,24 +19,24 @@ KEY = "actor_rollout_ref.actor.shared_prefix"
 
 class Layout(NamedTuple):
     inputs: dict[str, Any]
-    """What the model is called with."""
+    """The model's arguments."""
     positions: torch.Tensor
-    """(N,), the places of the flattened hidden states that predict the wanted tokens."""
+    """(N,), indices into the flattened hidden states that predict the masked tokens."""
 
 
-def shared(rows: Rows, wanted: torch.Tensor) -> Layout:
-    """Each distinct prompt once."""
-    lines = SharedLines.of(rows)
+def shared(rows: Rows, mask_BT: torch.Tensor) -> Layout:
+    """Lay out each distinct prompt once."""
+    packed = PackedPrefixes.of(rows)
     inputs = {
-        "input_ids": lines.input_ids,
-        "position_ids": lines.position_ids,
-        "attention_mask": lines.attention_mask,
+        "input_ids": packed.input_ids,
+        "position_ids": packed.position_ids,
+        "attention_mask": packed.attention_mask,
     }
-    return Layout(inputs, lines.predicting(wanted))
+    return Layout(inputs, packed.predicting(mask_BT))
 
 
-def as_verl(rows: Rows, wanted: torch.Tensor, engine: FSDPEngineWithLMHead) -> Layout:
-    """Every row whole, as verl's engine makes a model's inputs."""
+def as_verl(rows: Rows, mask_BT: torch.Tensor, engine: FSDPEngineWithLMHead) -> Layout:
+    """Lay out every row whole, with the model inputs of verl's engine."""
     is_packed = engine.model_config.use_remove_padding
     offsets = rows.input_ids.offsets()
     lengths = offsets.diff()
@@ -49,22 +49,22 @@ def as_verl(rows: Rows, wanted: torch.Tensor, engine: FSDPEngineWithLMHead) -> L
     inputs, _ = engine.prepare_model_inputs(micro_batch=tu.get_tensordict(jagged, non_tensor_dict=settings))
     width = inputs["input_ids"].shape[1]
     starts = offsets[:-1] if is_packed else torch.arange(len(lengths), device=offsets.device) * width
-    return Layout(inputs, predicting_positions(rows, wanted, starts))
+    return Layout(inputs, predicting_positions(rows, mask_BT, starts))
 
 
-def predicting_positions(rows: Rows, wanted: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
-    """(N,), the places that predict the wanted response tokens, where row b begins at starts[b]."""
+def predicting_positions(rows: Rows, mask_BT: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
+    """Return the (N,) indices that predict the masked response tokens, where row b begins at starts[b]."""
     first = starts + rows.input_ids.offsets().diff() - rows.response_lens - 1
-    row, step = wanted.nonzero(as_tuple=True)
-    # What stands at place i predicts token i + 1.
+    row, step = mask_BT.nonzero(as_tuple=True)
+    # The hidden state at index i predicts token i + 1.
     return first[row] + step
 
 
 def shares_prefixes(setting: str, model: torch.nn.Module) -> bool:
-    """Whether the rows of a micro-batch share their prompts.
+    """Return whether the rows of a micro-batch share their prompts.
 
     Raises:
-        ValueError: when `on` is asked of a model that cannot.
+        ValueError: when the setting is `on` and the model cannot.
     """
     if setting == "off":
         return False
@@ -78,8 +78,9 @@ def shares_prefixes(setting: str, model: torch.nn.Module) -> bool:
 
 
 def obstacle_to_sharing(model: torch.nn.Module) -> str | None:
-    """Why prompts cannot be shared with this model, if so: it takes a mask of our own, and attention that has neither
-    a window nor a state.
+    """Return why prompts cannot be shared with this model, None if they can.
+
+    Sharing takes a custom attention mask, and attention that has neither a window nor a state.
     """
     config = model.config
     if config._attn_implementation != "sdpa":

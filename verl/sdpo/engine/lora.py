@@ -1,4 +1,4 @@
-"""LoRA's weights, shard by shard: base W (out, in), adapter A (rank, in) and B (out, rank), merged W + scaling * B @ A.
+"""Shards of LoRA's weights: base W (out, in), adapter A (rank, in) and B (out, rank), merged W + scaling * B @ A.
 
 FSDP's units must be resharded; `merged_shards` is collective.
 """
@@ -17,27 +17,27 @@ ADAPTER = "default"
 
 
 class Part(NamedTuple):
-    """What this rank has of one parameter."""
+    """This rank's shard of one parameter."""
 
     module: torch.nn.Module
     name: str
     local: torch.Tensor
-    """(n,), sharing the parameter's storage; empty where other ranks have it all."""
+    """(n,), sharing the parameter's storage; empty where other ranks hold all of it."""
     start: int
-    """Place of the first element in the flattened parameter."""
+    """Index of the first element in the flattened parameter."""
     shape: torch.Size
     group: ProcessGroup
-    """The ranks among which the parameter is split."""
+    """The ranks over which the parameter is sharded."""
 
 
 def base_shards(model: torch.nn.Module) -> Iterator[torch.Tensor]:
-    """This rank's part of every base weight, flat, sharing its storage."""
+    """Iterate over this rank's shards of the base weights, flat, sharing their storage."""
     adapters = _adapters(model)
     return (part.local for part in _parts(model) if part.module not in adapters)
 
 
 def merged_shards(model: torch.nn.Module, device: torch.device | int) -> Iterator[torch.Tensor]:
-    """Its counterpart of the merged weights, on `device`: with an adapter in float32, else as it is."""
+    """Iterate over the same shards of the merged weights, on `device`; in float32 where there is an adapter."""
     layers = {layer.base_layer: layer for layer in _layers(model)}
     adapters = _adapters(model)
     parts = list(_parts(model))
@@ -48,7 +48,7 @@ def merged_shards(model: torch.nn.Module, device: torch.device | int) -> Iterato
         local = part.local.to(device)
         if part.module in layers and part.name == "weight":
             layer = layers[part.module]
-            # Both are small, so that every rank may have the whole of them; of W it has its own part only.
+            # A and B are small enough to be gathered whole on every rank; W stays sharded.
             a, b = (_gather(factors[_unwrapped(each[ADAPTER])], device) for each in (layer.lora_A, layer.lora_B))
             delta = layer.scaling[ADAPTER] * (b @ a)
             local = local.float() + delta.flatten()[part.start : part.start + len(local)]
@@ -56,7 +56,7 @@ def merged_shards(model: torch.nn.Module, device: torch.device | int) -> Iterato
 
 
 def _layers(model: torch.nn.Module) -> list[Linear]:
-    """Those with an adapter.
+    """Return the layers with an adapter.
 
     Raises:
         ValueError: when one is no plain linear layer.
@@ -74,18 +74,18 @@ def _layers(model: torch.nn.Module) -> list[Linear]:
 
 
 def _adapters(model: torch.nn.Module) -> set[torch.nn.Module]:
-    """The modules that hold an A or a B."""
+    """Return the modules that hold an A or a B."""
     factors = (each for layer in _layers(model) for each in (layer.lora_A, layer.lora_B))
     return {_unwrapped(each[ADAPTER]) for each in factors}
 
 
 def _unwrapped(module: torch.nn.Module) -> torch.nn.Module:
-    """verl lets FSDP1 wrap every A and B by itself."""
+    """Return the module inside FSDP1's wrapper, which verl puts around every A and B."""
     return getattr(module, "_fsdp_wrapped_module", module)
 
 
 def _parts(model: torch.nn.Module) -> Iterator[Part]:
-    """Every parameter once, in the same order on every rank."""
+    """Iterate over every parameter once, in the same order on every rank."""
     if isinstance(model, FSDP):
         for unit in FSDP.fsdp_modules(model):
             yield from _flat_parts(unit)
@@ -98,14 +98,14 @@ def _parts(model: torch.nn.Module) -> Iterator[Part]:
             seen.add(parameter)
             mesh = parameter.device_mesh
             _, offset = compute_local_shape_and_global_offset(parameter.shape, mesh, parameter.placements)
-            # FSDP2 splits the first dimension.
+            # FSDP2 shards the first dimension.
             start = offset[0] * math.prod(parameter.shape[1:])
             local = parameter.detach().to_local().view(-1)
             yield Part(module, name, local, start, parameter.shape, mesh.get_group(mesh.ndim - 1))
 
 
 def _flat_parts(unit: FSDP) -> Iterator[Part]:
-    """FSDP1: the parameters of a unit lie end to end, and a rank has a stretch of that."""
+    """Iterate over the parameters of a unit of FSDP1, which lie end to end; a rank holds one stretch of them."""
     handle = unit._handle
     if handle is None:
         return
@@ -119,7 +119,7 @@ def _flat_parts(unit: FSDP) -> Iterator[Part]:
 
 
 def _gather(part: Part, device: torch.device | int) -> torch.Tensor:
-    """The whole parameter in float32, on `device`."""
+    """Return the whole parameter in float32, on `device`."""
     whole = torch.zeros(part.shape.numel(), device=device)
     whole[part.start : part.start + len(part.local)] = part.local.to(device)
     torch.distributed.all_reduce(whole, group=part.group)

@@ -1,6 +1,6 @@
-"""Where a forward-only model's weights rest: on the accelerator, or in ordinary memory.
+"""Placement of a forward-only model's weights: kept on the accelerator, or offloaded to host memory.
 
-verl offloads every one of them, and FSDP then fetches its shards for every micro-batch.
+verl offloads every forward-only model, and FSDP then copies its shards in for every micro-batch.
 """
 
 import logging
@@ -21,11 +21,11 @@ logger.setLevel(os.getenv("VERL_LOGGING_LEVEL", "INFO"))
 
 
 class PlacedEngine(FSDPEngineWithLMHead):
-    """verl's engine, whose forward-only model may stay on the accelerator."""
+    """verl's engine, with the choice to keep a forward-only model on the accelerator."""
 
     stays: Callable[[PreTrainedModel], bool] = staticmethod(lambda _module: on_cpu())
-    """Whether the model, not sharded yet, will; asked on every rank. Without an accelerator there is nothing to leave,
-    and FSDP's offload, which pins memory, does not work."""
+    """Decides, on every rank and before the model is sharded, whether it stays on the accelerator. Without one, FSDP's
+    offload, which pins memory, does not work."""
 
     def _build_module(self):
         module = super()._build_module()
@@ -34,7 +34,7 @@ class PlacedEngine(FSDPEngineWithLMHead):
 
     def _build_fsdp_module(self, module):
         forward_only = self.engine_config.forward_only
-        # verl's method offloads by this flag, and reads it for nothing else.
+        # verl's method reads this flag to decide about offloading, and for nothing else.
         self.engine_config.forward_only = self._is_offloaded
         try:
             return super()._build_fsdp_module(module)
@@ -43,7 +43,7 @@ class PlacedEngine(FSDPEngineWithLMHead):
 
 
 def teacher_stays(actor_rollout_ref: Mapping, module: PreTrainedModel) -> bool:
-    """`PlacedEngine.stays` of the teacher's engine; the same on every rank, and the doctor's answer.
+    """Decide `PlacedEngine.stays` for the teacher's engine: the same on every rank, and as the doctor reports.
 
     Args:
         actor_rollout_ref: that part of the Hydra tree.

@@ -1,4 +1,4 @@
-"""On a worker: what student and teacher say of the tokens of a few chosen rows, kept until the training step ends.
+"""Recorder of per-token statistics on a worker, for a few chosen rows of a training step.
 
 The trainer chooses the rows and reads the file (trainer/dump.py); both see the same file system.
 """
@@ -16,20 +16,20 @@ from verl.utils import tensordict_utils as tu
 
 logger = logging.getLogger(__name__)
 
-# Field of a sample: its number in the dump, -1 for those that are not dumped.
+# Sample field: its number in the dump, -1 for samples that are not dumped.
 ROW = "dump_row"
-# Of the whole batch: the folder for the workers' files.
+# Batch field: the folder for the workers' files.
 FOLDER = "dump_folder"
 
 
 class TokenRecorder:
-    """Of one rank and one training step."""
+    """Records of one rank and one training step."""
 
     def __init__(self) -> None:
         self.rows: dict[int, dict[str, torch.Tensor]] = {}
 
     def observer(self, batch: TensorDict) -> Observer | None:
-        """Somebody who looks on at a micro-batch, or nobody where it has no chosen row."""
+        """Return the callback for a micro-batch, None if it has no chosen row."""
         if ROW not in batch or not (batch[ROW] >= 0).any():
             return None
         return partial(self._keep, batch[ROW])
@@ -37,31 +37,31 @@ class TokenRecorder:
     def _keep(
         self,
         rows_B: torch.Tensor,
-        distilled_BT: torch.Tensor,
+        distill_mask_BT: torch.Tensor,
         student: TokenStatistics,
         teacher: TokenStatistics,
         kl_N: torch.Tensor,
     ) -> None:
         values = {
-            "position": distilled_BT.nonzero()[:, 1],
+            "position": distill_mask_BT.nonzero()[:, 1],
             "log_ratio": teacher.log_probs - student.log_probs,
             "kl": kl_N,
         }
-        for name, said in (("student", student), ("teacher", teacher)):
+        for name, statistics in (("student", student), ("teacher", teacher)):
             values |= {
-                f"{name}_entropy": said.entropy,
-                f"{name}_best": said.best_indices,
-                f"{name}_best_log_probs": said.best_log_probs,
+                f"{name}_entropy": statistics.entropy,
+                f"{name}_best": statistics.top_indices,
+                f"{name}_best_log_probs": statistics.top_log_probs,
             }
-        lengths = distilled_BT.sum(-1).tolist()
+        lengths = distill_mask_BT.sum(-1).tolist()
         split = {name: value.detach().cpu().split(lengths) for name, value in values.items()}
         for i, row in enumerate(rows_B.tolist()):
-            # Of several epochs the first, before the step has changed anything.
+            # Of several epochs only the first, before the step has changed any weight.
             if row >= 0 and lengths[i] and row not in self.rows:
                 self.rows[row] = {name: parts[i].clone() for name, parts in split.items()}
 
     def write(self, data: TensorDict) -> None:
-        """Hand the rows to the trainer, if it asked for any."""
+        """Write the rows for the trainer, if it asked for any."""
         folder = tu.get_non_tensor_data(data, FOLDER, None)
         if not folder or not self.rows:
             return

@@ -1,8 +1,8 @@
 """The teacher's models and weights in verl's FSDP engines.
 
-`reference` is the engine of verl's colocated ref model, `student` that of the actor. Both are wrapped alike, so that
-their parameters pair up shard by shard. With LoRA the initial model is the student without its adapter, and a reference
-that moves holds merged weights where the student holds base weights.
+`reference` is the engine of verl's colocated ref model, `student` that of the actor. Both are wrapped alike, so their
+parameters pair up shard by shard. With LoRA the initial model is the student without its adapter, and a reference that
+moves holds merged weights where the student holds base weights.
 """
 
 import json
@@ -30,13 +30,13 @@ STATE_FILE = "state_rank_{rank}.json"
 
 
 def reshard(module: torch.nn.Module) -> None:
-    """Make every FSDP unit forget its gathered parameters, so that its next forward reads the shards.
+    """Free the gathered parameters of every FSDP unit, so that its next forward pass reads the shards.
 
-    After a forward without gradient the root unit (embeddings, final norm, lm_head) of FSDP1 stays gathered, and would
-    go on serving the old weights after its shard has been changed in place.
+    After a forward pass without gradient the root unit (embeddings, final norm, lm_head) of FSDP1 stays gathered, and
+    would go on serving the old weights after its shard has been changed in place.
     """
     for unit in FSDP.fsdp_modules(module):
-        # Until the first forward FSDP1 has gathered nothing, and has not made the attributes that `reshard` reads.
+        # Before its first forward pass FSDP1 has gathered nothing, and lacks the attributes that `reshard` reads.
         if unit._handle is not None and hasattr(unit._handle.flat_param, "_local_shard"):
             # A single rank has nothing gathered to free, and FSDP1 refuses to.
             unit._handle.reshard(free_unsharded_flat_param=unit._handle.uses_sharded_strategy)
@@ -46,49 +46,49 @@ def reshard(module: torch.nn.Module) -> None:
 
 
 def _shards(module: torch.nn.Module) -> Iterator[torch.Tensor]:
-    """This rank's part of every parameter, sharing its storage."""
+    """Iterate over this rank's shards of all parameters, sharing their storage."""
     for parameter in module.parameters():
         yield parameter.to_local() if hasattr(parameter, "to_local") else parameter.data
 
 
 class ReferenceModel:
-    """The reference as a `Model`."""
+    """`Model` of the reference."""
 
     def __init__(self, engine: SelfDistillationEngine):
         self.engine = engine
 
-    def run(self, rows: Rows, wanted: torch.Tensor, at_head: Callable[..., Result]) -> Result:
+    def run(self, rows: Rows, mask_BT: torch.Tensor, head: Callable[..., Result]) -> Result:
         with self.engine.eval_mode(disable_auto_offload=True):
-            return self.engine.run(rows, wanted, at_head)
+            return self.engine.run(rows, mask_BT, head)
 
 
 class StudentAsTeacher:
-    """The student as a `Model` that scores: without dropout, and unseen by what verl does with a training forward.
+    """`Model` of the student that scores: without dropout, and hidden from verl's hooks on a training forward pass.
 
-    Activation offload counts the layers of a forward, and would take this one for a part of the student's own.
+    Activation offload counts the layers of a forward pass, and would take this one for a part of the student's own.
     """
 
     def __init__(self, engine: SelfDistillationEngine):
         self.engine = engine
 
-    def run(self, rows: Rows, wanted: torch.Tensor, at_head: Callable[..., Result]) -> Result:
+    def run(self, rows: Rows, mask_BT: torch.Tensor, head: Callable[..., Result]) -> Result:
         self.engine.module.eval()
         try:
-            return self.engine.run(rows, wanted, at_head)
+            return self.engine.run(rows, mask_BT, head)
         finally:
             self.engine.module.train()
 
 
 class AdapterOffModel(StudentAsTeacher):
-    """With LoRA: the initial model, which is the student with its adapter switched off."""
+    """`Model` of the initial weights with LoRA: the student with its adapter switched off."""
 
-    def run(self, rows: Rows, wanted: torch.Tensor, at_head: Callable[..., Result]) -> Result:
+    def run(self, rows: Rows, mask_BT: torch.Tensor, head: Callable[..., Result]) -> Result:
         with self.engine.disable_adapter():
-            return super().run(rows, wanted, at_head)
+            return super().run(rows, mask_BT, head)
 
 
 class ReferenceWeights:
-    """See `Weights`."""
+    """`Weights` of a reference that is wrapped as the student is."""
 
     def __init__(self, reference: SelfDistillationEngine, student: SelfDistillationEngine):
         self.reference = reference
@@ -101,18 +101,18 @@ class ReferenceWeights:
         return self._pass(0.0)
 
     def _pairs(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """A shard of the reference, sharing its storage, beside the student's."""
+        """Iterate over pairs of a shard of the reference, sharing its storage, and the student's."""
         return zip(_shards(self.reference.module), _shards(self.student.module), strict=True)
 
     @torch.no_grad()
     def _pass(self, rate: float) -> float:
-        """One pass over all shards, which may rest in ordinary memory: move them, and measure where they are then."""
+        """Move all shards, which may be offloaded to host memory, and return the distance after the move."""
         reshard(self.reference.module)
         device = get_device_id()
         squares = torch.zeros(2, dtype=torch.float64, device=device)
         for shard, student_shard in self._pairs():
             assert shard.shape == student_shard.shape, (shard.shape, student_shard.shape)
-            # On the accelerator: both may rest in ordinary memory, where Ray leaves few threads to a worker.
+            # On the accelerator: both may be offloaded to host memory, where Ray leaves few threads to a worker.
             reference, student = shard.to(device), student_shard.to(device)
             if rate:
                 reference = torch.lerp(reference, student.to(reference.dtype), rate)
@@ -159,10 +159,10 @@ class ReferenceWeights:
 
 
 class MergedWeights(ReferenceWeights):
-    """With LoRA: the reference's base weights beside the student's merged ones; its own adapter stays zero.
+    """`Weights` with LoRA: pairs the reference's base weights with the student's merged ones.
 
-    An average of A and of B is not the average of the weights, as B @ A is not linear in the two. Without a reference
-    of its own the student stands for it, whose base weights are the initial model's and stay.
+    The reference's own adapter stays zero, because an average of A and of B is not the average of the weights: B @ A is
+    not linear in the two. Without a reference model the student stands for it, whose base weights never change.
     """
 
     def _pairs(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -174,7 +174,7 @@ class MergedWeights(ReferenceWeights):
 def make_teacher(
     config: SelfDistillationConfig, reference: SelfDistillationEngine | None, student: SelfDistillationEngine
 ) -> Teacher:
-    """The teacher that the configuration names; `reference` is None where nothing asked verl for a ref model."""
+    """Build the teacher that the configuration names; `reference` is None if verl built no ref model."""
     model: ReferenceModel | AdapterOffModel | None = None
     weights: ReferenceWeights | None = None
     is_lora = student.model_config.lora_rank > 0
@@ -183,4 +183,6 @@ def make_teacher(
         weights = MergedWeights(reference, student) if is_lora else ReferenceWeights(reference, student)
     elif is_lora:
         model, weights = AdapterOffModel(student), MergedWeights(student, student)
-    return config.teacher_kind(config.teacher, student=StudentAsTeacher(student), reference=model, weights=weights)
+    return config.teacher_class(
+        config.teacher_config, student=StudentAsTeacher(student), reference=model, weights=weights
+    )

@@ -23,9 +23,9 @@ ONE_TO_ALL = Dispatch.ONE_TO_ALL  # type: ignore[attr-defined]  # verl adds the 
 
 
 class SelfDistillationWorker(DetachActorWorker):
-    """Role `actor_rollout_ref`; `actor_rollout` where the teacher is no second model.
+    """Worker of role `actor_rollout_ref`, or of `actor_rollout` where the teacher is no second model.
 
-    verl's worker with what `separate_async` asks of it besides: to score with the weights that generation has.
+    It extends the worker that verl's `separate_async` needs, which can score with the weights of the rollout engine.
     """
 
     def __init__(self, config: DictConfig, *args, **kwargs):
@@ -34,7 +34,7 @@ class SelfDistillationWorker(DetachActorWorker):
         super().__init__(config, *args, **kwargs)
 
     def ref_worker_cls(self, config):
-        """What verl makes the ref model's worker with; the model itself is built later."""
+        """Build the ref model's worker, in the place of verl's class; the model itself is built later."""
         worker = TrainingWorker(config=config)
         worker.engine.stays = partial(teacher_stays, self.config)
         return worker
@@ -50,8 +50,8 @@ class SelfDistillationWorker(DetachActorWorker):
         self.engine = self.actor.engine
         self.engine.set_up_distillation(actor_config, self.teacher)
         self.actor.flops_counter = ComputedFlops(self.engine)
-        # What stands by now stays. Python would look through all of it again, for a quarter of a second and in the
-        # middle of an update, whenever enough new objects have been made.
+        # All objects that exist by now stay. Otherwise Python's garbage collector would traverse all of them again, for
+        # a quarter of a second in the middle of an update, whenever enough new objects exist.
         gc.collect()
         gc.freeze()
 

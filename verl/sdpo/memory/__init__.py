@@ -1,1 +1,1 @@
-"""Estimates of memory and disk, from sizes known before a training starts. Imports no verl."""
+"""Estimates of memory and disk from sizes that are known before a training starts. Imports no verl."""

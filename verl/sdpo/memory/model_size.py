@@ -1,4 +1,4 @@
-"""A model on this disk, by its configuration."""
+"""Sizes of a model on this disk, read off its configuration."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,18 +11,19 @@ if TYPE_CHECKING:
 class Model:
     parameters: int
     root_parameters: int
-    """Those outside its layers: embeddings, last norm, head."""
+    """Parameters outside its layers: embeddings, last norm, head."""
     vocabulary: int
     linear_widths: int
-    """Inputs and outputs of its linear layers but the head, summed: an adapter on all of them has rank times that."""
+    """Sum of the inputs and outputs of all linear layers but the head; an adapter on all has rank times as many
+    parameters."""
     layers: int
     hidden: int
     queries: int
     """Width of all query heads together."""
     keys: int
-    """Width of all key heads together, which is that of the values."""
+    """Width of all key heads together, and of all value heads."""
     feed_forward: int
-    """Inner width of a layer's feed-forward part; of a mixture, of all experts that a token visits."""
+    """Inner width of a layer's feed-forward part; in a mixture, of all experts that a token visits."""
     norms_queries: bool
     """Whether queries and keys are normalised, as in Qwen3."""
     tied: bool
@@ -30,12 +31,12 @@ class Model:
 
     @property
     def layer_parameters(self) -> int:
-        """Of one layer."""
+        """Parameters of one layer."""
         return (self.parameters - self.root_parameters) // self.layers
 
 
 def read_model(path: str, *, trust_remote_code: bool) -> Model:
-    """Read a model's sizes by building it without storage.
+    """Read the sizes of a model by building it without storage.
 
     Raises:
         OSError: when there is no such model on this disk.
@@ -50,11 +51,11 @@ def read_model(path: str, *, trust_remote_code: bool) -> Model:
 
 
 def measure(module: "PreTrainedModel") -> Model:
-    """The sizes of a model that is neither sharded nor has an adapter."""
+    """Measure a model that is neither sharded nor has an adapter."""
     import torch
 
     parameters = sum(parameter.numel() for parameter in module.parameters())
-    # FSDP's units; verl asks the same attribute (verl/utils/fsdp_utils.py:102).
+    # FSDP's units; verl reads the same attribute (verl/utils/fsdp_utils.py:102).
     layers = [child for child in module.modules() if type(child).__name__ in (module._no_split_modules or ())]
     in_layers = sum(parameter.numel() for layer in layers for parameter in layer.parameters())
     head = module.get_output_embeddings()
@@ -71,7 +72,7 @@ def measure(module: "PreTrainedModel") -> Model:
         hidden=text.hidden_size,
         queries=heads * head_size,
         keys=(getattr(text, "num_key_value_heads", None) or heads) * head_size,
-        # Where a family does not name it (GPT-2), it is four times the hidden size.
+        # A family that does not name it (GPT-2) has four times the hidden size.
         feed_forward=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
         norms_queries=any(name.endswith("q_norm") for name, _ in module.named_modules()),
         tied=head.weight is module.get_input_embeddings().weight,

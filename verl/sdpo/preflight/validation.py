@@ -291,7 +291,7 @@ def _validate_reference(config: Mapping) -> None:
             f"{BLOCK}.teacher_regularization=trust-region or frozen."
         )
     teacher = block.choices.teacher_regularization
-    if block.teacher_kind.moves:
+    if block.teacher_class.moves:
         penalties = {
             "actor_rollout_ref.actor.use_kl_loss": config["actor_rollout_ref"]["actor"]["use_kl_loss"],
             "algorithm.use_kl_in_reward": config["algorithm"]["use_kl_in_reward"],
@@ -311,8 +311,8 @@ def _validate_reference(config: Mapping) -> None:
                 "small updates round to nothing below float32. Set model_dtype=fp32 (compute stays in the "
                 "mixed_precision dtype)."
             )
-    if block.teacher_kind.needs_second_model(is_lora(config)):
-        _validate_placement(config["actor_rollout_ref"]["ref"]["fsdp_config"], block.teacher.teacher_placement)
+    if block.teacher_class.needs_second_model(is_lora(config)):
+        _validate_placement(config["actor_rollout_ref"]["ref"]["fsdp_config"], block.teacher_config.teacher_placement)
     if (config.get("distillation") or {}).get("enabled", False):
         raise ValueError(
             f"distillation.enabled=True with loss_mode={LOSS_MODE}: verl's own distillation brings another teacher and "

@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
     answers = {name: probe.answer(attempts, sample) for name, (attempts, _) in helped.items()}
     sample.close()
     objective = probe.settings.objective
-    score = Scorer(config, objective.config.alpha, objective.outcomes.topk or None)
+    score = Scorer(config, objective.config.alpha, objective.support.k or None)
     rows = [probe.row(name, attempts, answers[name], share, score) for name, (attempts, share) in helped.items()]
     sentences = verdict(rows, contexts, objective.config.alpha, isinstance(objective, Divergence))
     solved = sum(attempt.success for attempt in probe.attempts)

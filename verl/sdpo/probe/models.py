@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 from verl.sdpo import on_cpu
 from verl.sdpo.engine.lm_head import head_replaced, refuse_changed_logits
-from verl.sdpo.head import Logits, Projection, chunks, compared_tokens
+from verl.sdpo.head import Logits, Projection, comparison_chunk_tokens, split_tokens
 from verl.sdpo.objective import divergence
 from verl.sdpo.probe.measures import TokenScores
 
@@ -130,8 +130,8 @@ class Scorer:
     ) -> TokenScores:
         """Score chunks of tokens: two distributions over a long response would be larger than the model."""
         student, teacher = self.logits(student_prompt, response), self.logits(teacher_prompt, response)
-        size = compared_tokens(self.model.device)
-        parts = [vars(self.compare(student(part), teacher(part))) for part in chunks(len(response), size)]
+        size = comparison_chunk_tokens(self.model.device.type)
+        parts = [vars(self.compare(student(part), teacher(part))) for part in split_tokens(len(response), size)]
         return TokenScores(**{name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
 
     def logits(self, prompt: Sequence[int], response: Sequence[int]) -> Logits:

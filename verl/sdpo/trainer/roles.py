@@ -17,7 +17,7 @@ def use_self_distillation_worker(config: DictConfig, workers: dict, pools: dict)
     role = Role.ActorRollout if Role.ActorRollout in workers else Role.ActorRolloutRef
     del workers[role]
     pool = pools.pop(role)
-    if parse_block(config).teacher_kind.needs_second_model(is_lora(config)):
+    if parse_block(config).teacher_class.needs_second_model(is_lora(config)):
         role = Role.ActorRolloutRef
     workers[role] = ray.remote(SelfDistillationWorker)
     pools[role] = pool

@@ -6,7 +6,7 @@ import os
 import torch
 from omegaconf import DictConfig
 
-from verl.sdpo.engine.losses import make_regularizer
+from verl.sdpo.engine.actor_config import make_regularizer
 from verl.sdpo.micro_step import reads_every_row
 from verl.sdpo.trainer.balance import update_order
 from verl.sdpo.trainer.hooks import Extension, RunControl, Update

@@ -84,7 +84,9 @@ def measure(model: str, questions: int, rollouts: int, prompt: int, tokens: int,
         timed("jagged", lambda rows=rows: torch.nested.as_nested_tensor(rows.input_ids, layout=torch.jagged))
         timed(
             "order",
-            lambda all=written, rows=rows: update_order(all, rows, reads_every_row=False, num_ranks=RANKS, seed=1),
+            lambda all=written, rows=rows: update_order(
+                all, rows, reads_every_row=False, teacher_passes=1, num_ranks=RANKS, seed=1
+            ),
         )
     # A benchmark of rows that know nothing would flatter.
     assert bool(rows.weights.all())

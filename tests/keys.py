@@ -9,13 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from verl.sdpo.config import Choices
-from verl.sdpo.context import CONTEXTS, DEMONSTRATIONS, Grading
-from verl.sdpo.objective import OBJECTIVES
-from verl.sdpo.prompt import PromptConfig
-from verl.sdpo.question_weight import QUESTION_WEIGHTS
-from verl.sdpo.routing import ROUTINGS
-from verl.sdpo.teacher import TEACHERS
+from verl.sdpo.config import config_classes
 
 PAGE = Path(__file__).parents[1] / "docs" / "keys.md"
 BLOCK = "actor_rollout_ref.actor.self_distillation"
@@ -39,12 +33,7 @@ def docstrings(kind: type) -> dict[str, str]:
 
 def sections() -> dict[str, list[type]]:
     """Configuration classes under the prefix of their keys."""
-    kinds = [
-        kind
-        for table in (OBJECTIVES, TEACHERS, DEMONSTRATIONS, CONTEXTS, ROUTINGS, QUESTION_WEIGHTS)
-        for kind in table.values()
-    ]
-    return {BLOCK: [Choices, *(kind.Config for kind in kinds), Grading, PromptConfig]}
+    return {BLOCK: config_classes()}
 
 
 def shown(default: Any) -> str:

@@ -350,8 +350,8 @@ class AdvantageConfig(ObjectiveConfig):
     null: none."""
 
     advantage_clip: float | None = None
-    """Upper bound of the advantages. The paper's runs at test time took 5.0, which a row of Table 12 says and nothing
-    else; null: none."""
+    """Upper bound of the advantages. The paper's runs at test time took 5.0 (a row of Table 12, without
+    explanation); null: none."""
 
     def __post_init__(self):
         super().__post_init__()

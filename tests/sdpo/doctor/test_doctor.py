@@ -394,11 +394,11 @@ def test_auto_puts_the_teacher_on_the_gpu_where_that_is_not_tight_by_hand(gpus_p
     assert machine.check_gpu_memory(need, config.actor_rollout_ref.rollout, GH200).status == OK
 
 
-@pytest.mark.parametrize(("placement", "where"), [("gpu", "on the GPU"), ("cpu", "in ordinary memory")])
+@pytest.mark.parametrize(("placement", "where"), [("gpu", "kept on the GPU"), ("cpu", "offloaded to host memory")])
 def test_a_place_that_is_asked_for_is_taken(placement, where):
     config = configuration("sdpo", f"actor_rollout_ref.actor.self_distillation.teacher_placement={placement}")
     for size in (GIB, 1000 * GIB):
-        assert str(place_teacher(config, QWEN3_8B, size)) == f"its weights rest {where}; teacher_placement={placement}"
+        assert str(place_teacher(config, QWEN3_8B, size)) == f"its weights are {where}; teacher_placement={placement}"
 
 
 def test_only_a_teacher_that_is_a_second_model_has_a_place():

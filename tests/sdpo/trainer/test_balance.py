@@ -24,9 +24,16 @@ def make(lengths: dict[int, list[tuple[int, int]]], targets=True):
     return list(samples), TeacherRows(list(rows), weights, weights, [], Groups([], Grading(), step=0), {}, None)
 
 
-def parts(samples, rows, num_ranks, seed=0, reads_every_row=True):
+def parts(samples, rows, num_ranks, seed=0, reads_every_row=True, teacher_passes=1):
     """What each rank gets, as (group, attempt)."""
-    order = update_order(samples, rows, reads_every_row=reads_every_row, num_ranks=num_ranks, seed=seed)
+    order = update_order(
+        samples,
+        rows,
+        reads_every_row=reads_every_row,
+        teacher_passes=teacher_passes,
+        num_ranks=num_ranks,
+        seed=seed,
+    )
     assert sorted(order) == list(range(len(samples)))
     names = [(int(samples[i].prompt_ids[0]), samples[i].rollout.attempt) for i in order]
     size = len(names) // num_ranks
@@ -40,6 +47,18 @@ def test_ranks_get_equal_teacher_rows():
     for part in parts(samples, rows, num_ranks=2):
         groups = {group for group, _ in part}
         assert len(groups & {1, 2}) == len(groups & {3, 4}) == 1
+
+
+@pytest.mark.parametrize(("passes", "partner"), [(1, 1), (2, 2)])
+def test_every_forward_pass_of_the_teacher_counts(passes, partner):
+    """Work by hand, in passes x tokens: group 1 takes 3 x 600, group 3 takes 3 x 500, group 2 takes 1300 or 2 x 1300.
+
+    The small group 4 joins the largest: group 1, or with a trust-region teacher group 2.
+    """
+    samples, rows = make({1: [(595, 1)] * 2, 2: [(1, 1300)] * 2, 3: [(495, 1)] * 2, 4: [(1, 1)] * 2})
+    for part in parts(samples, rows, num_ranks=2, teacher_passes=passes):
+        groups = {group for group, _ in part}
+        assert (4 in groups) == (partner in groups), part
 
 
 def test_rows_without_target_weigh_nothing_for_the_teacher():

@@ -36,7 +36,7 @@ def check_flops(engines):
     engine = SimpleNamespace(
         model_config=SimpleNamespace(hf_config=config),
         computed=computed,
-        teacher=SimpleNamespace(num_forwards=2),
+        teacher=SimpleNamespace(passes=2),
         get_data_parallel_group=lambda: torch.distributed.group.WORLD,
     )
     # verl hands out TFLOP/s.

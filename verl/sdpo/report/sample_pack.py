@@ -39,7 +39,7 @@ def pack(methods: Mapping[str, Sequence[Run]], max_tokens: int = MAX_TOKENS) -> 
         steps = {step: [sample(each, texts) for each in group] for step, group in kept.items()}
         name = f"{method}, seed {run.seed}" if run.seed is not None else method
         packed.append({"name": name, "steps": steps, "left_out": len(files) - len(steps)})
-    known = {"texts": list(texts.numbers), "alternatives": dump.ALTERNATIVES, "quantities": dump.PER_TOKEN}
+    known = {"texts": list(texts.numbers), "alternatives": dump.NUM_OBSERVED, "quantities": dump.PER_TOKEN}
     return {**known, "runs": packed}
 
 

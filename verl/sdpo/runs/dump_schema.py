@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import torch
 
 from verl.sdpo.context import Demonstration, Groups, Message, Rollout, break_up, by_question
-from verl.sdpo.micro_step import ALTERNATIVES
+from verl.sdpo.micro_step import NUM_OBSERVED
 from verl.sdpo.prompt import TeacherPrompt, text_of
 from verl.sdpo.teacher_rows import Sample
 
@@ -50,7 +50,7 @@ SCHEMA = pa.schema(
         ("response_cut", pa.bool_()),  # as long as data.max_response_length
         ("tokens", pa.list_(pa.string())),
         *((name, _NUMBERS) for name in PER_TOKEN),
-        # `ALTERNATIVES` for each token, the most likely first
+        # `NUM_OBSERVED` for each token, the most likely first
         *((f"{model}_best", pa.list_(pa.string())) for model in MODELS),
         *((f"{model}_best_log_probs", _NUMBERS) for model in MODELS),
     ]
@@ -92,7 +92,7 @@ def token_columns(recorded: Mapping[str, torch.Tensor] | None, length: int, voca
     """Return the columns of one response that have an entry per token.
 
     Args:
-        recorded: the recorder's tensors for the response: `position` and others, (N,) or (N, ALTERNATIVES) each;
+        recorded: the recorder's tensors for the response: `position` and others, (N,) or (N, NUM_OBSERVED) each;
             None for a response without a teacher context.
         length: tokens of the response.
         vocabulary: text of every token id that occurs.
@@ -103,12 +103,12 @@ def token_columns(recorded: Mapping[str, torch.Tensor] | None, length: int, voca
     positions = recorded["position"]
     for name in PER_TOKEN:
         columns[name] = _spread(recorded[name].tolist(), positions.tolist(), length)
-    places = (positions.unsqueeze(-1) * ALTERNATIVES + torch.arange(ALTERNATIVES)).flatten().tolist()
+    places = (positions.unsqueeze(-1) * NUM_OBSERVED + torch.arange(NUM_OBSERVED)).flatten().tolist()
     for model in MODELS:
         texts = [vocabulary[i] for i in recorded[f"{model}_best"].flatten().tolist()]
-        columns[f"{model}_best"] = _spread(texts, places, length * ALTERNATIVES)
+        columns[f"{model}_best"] = _spread(texts, places, length * NUM_OBSERVED)
         log_probs = recorded[f"{model}_best_log_probs"].flatten().tolist()
-        columns[f"{model}_best_log_probs"] = _spread(log_probs, places, length * ALTERNATIVES)
+        columns[f"{model}_best_log_probs"] = _spread(log_probs, places, length * NUM_OBSERVED)
     return columns
 
 

@@ -9,15 +9,19 @@ from collections.abc import Sequence
 
 import torch
 
+from verl.sdpo.teacher import UPDATE_PASSES
 from verl.sdpo.teacher_rows import Sample, TeacherRows
 from verl.utils.seqlen_balancing import calculate_workload, get_seqlen_balanced_partitions
 
-# Forward and backward of the student in forward passes; the teacher takes one.
-STUDENT_PASSES = 3
-
 
 def update_order(
-    samples: Sequence[Sample], rows: TeacherRows, *, reads_every_row: bool, num_ranks: int, seed: int
+    samples: Sequence[Sample],
+    rows: TeacherRows,
+    *,
+    reads_every_row: bool,
+    teacher_passes: int,
+    num_ranks: int,
+    seed: int,
 ) -> list[int]:
     """The order of a batch that verl cuts into `num_ranks` equal parts, and each part into mini-batches.
 
@@ -25,7 +29,8 @@ def update_order(
     rank's groups come in random order. Nothing depends on the order of the samples.
 
     Args:
-        reads_every_row: whether the student computes rows without a target, too.
+        reads_every_row: whether the student computes rows without a teacher context, too.
+        teacher_passes: see `Teacher.passes`.
     """
     groups: dict[tuple[int, ...], list[int]] = {}
     for i, sample in enumerate(samples):
@@ -37,7 +42,7 @@ def update_order(
     student = torch.tensor([len(sample.prompt_ids) + len(sample.response_ids) for sample in samples])
     student = student * (has_context | reads_every_row)
     teacher = torch.tensor([len(row) for row in rows.input_ids]) * has_context
-    work = STUDENT_PASSES * calculate_workload(student) + calculate_workload(teacher)
+    work = UPDATE_PASSES * calculate_workload(student) + teacher_passes * calculate_workload(teacher)
     work_of_units = [int(work[unit].sum()) for unit in units]
     parts = get_seqlen_balanced_partitions(work_of_units, k_partitions=num_ranks, equal_size=True)
     shuffle = random.Random(seed).shuffle

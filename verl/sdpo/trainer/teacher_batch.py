@@ -50,6 +50,7 @@ class TeacherBatch(Extension):
                 update.samples,
                 rows,
                 reads_every_row=self.reads_every_row,
+                teacher_passes=self.settings.teacher_class.passes,
                 num_ranks=self.run.num_ranks,
                 seed=update.step,
             )

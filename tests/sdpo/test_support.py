@@ -30,7 +30,9 @@ class FixedModel:
     linear: torch.nn.Linear
 
     def run(self, rows, mask_BT, head):
-        return head(self.hidden_BTD[mask_BT], self.linear)
+        # Every token of a row is the row's number.
+        numbers = torch.stack([row[0] for row in rows.input_ids.unbind()])
+        return head(self.hidden_BTD[numbers][mask_BT], self.linear)
 
 
 def step(student, teacher, block, *, contexts=None, response_mask=None, objective=None, head="eager"):
@@ -38,7 +40,8 @@ def step(student, teacher, block, *, contexts=None, response_mask=None, objectiv
     settings = SelfDistillationConfig(**PLAIN | block)
     size, length = student.hidden_BTD.shape[:2]
     mask = torch.ones(size, length, dtype=torch.bool) if response_mask is None else response_mask
-    rows = Rows(torch.nested.as_nested_tensor([torch.arange(length)] * size, layout=torch.jagged), mask.sum(-1))
+    numbers = [torch.full((length,), number) for number in range(size)]
+    rows = Rows(torch.nested.as_nested_tensor(numbers, layout=torch.jagged), mask.sum(-1))
     weights = torch.ones(size) if contexts is None else torch.tensor(contexts, dtype=torch.float32)
     counts = Denominators(tokens=1, sequences=1)
     batch = MicroBatch(

@@ -283,7 +283,9 @@ def check_supports(engines, path, kind, head):
             member_TV = torch.zeros_like(q_TV, dtype=torch.bool)
             for values in chosen:
                 member_TV.scatter_(-1, values.topk(20).indices, True)
-            p, q = (torch.cat([x * member_TV, 1 - (x * member_TV).sum(-1, keepdim=True)], -1) for x in (p_TV, q_TV))
+            kept = [x * member_TV for x in (p_TV, q_TV)]
+            # The gradient of x log x is not finite at zero.
+            p, q = (torch.cat([x, 1 - x.sum(-1, keepdim=True)], -1).clamp(min=1e-30) for x in kept)
             m = (p + q) / 2
             divergence = sum((torch.xlogy(x, x) - torch.xlogy(x, m)).sum(-1) / 2 for x in (p, q))
             losses.append(divergence * s.mask * s.rollout_is_weights)

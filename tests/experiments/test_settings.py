@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from experiments import recipes
 from experiments.effective_config import comparison, compose_runs
 from tests.experiments.conftest import REPO, SCRIPTS
-from verl.sdpo.preflight.validation import validate_training_config
+from tests.sdpo.trainings import check_training
 
 ACTOR = "actor_rollout_ref.actor"
 ROLLOUT = "actor_rollout_ref.rollout"
@@ -336,7 +336,7 @@ def test_ablations_differ_in_what_they_are_about(ablations, recipe):
     assert sorted(map(short, lists[recipe])) == sorted(ABLATIONS[recipe])
     for name, config in composed[recipe].items():
         assert_settings(name, config, ABLATIONS[recipe][short(name)])
-        validate_training_config(config)
+        check_training(config)
 
 
 def test_the_grid_of_table_7(tmp_path):
@@ -385,7 +385,7 @@ def test_records_and_checkpoints_have_a_place_that_is_stable_for_the_name(runs):
 def test_sdpo_accepts_every_one_of_them(runs):
     for composed in runs.values():
         for config in composed.values():
-            validate_training_config(config)
+            check_training(config)
 
 
 # What a recipe may not be

@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_dir
 
 from experiments import study
 from experiments.quickstart import train
-from verl.sdpo.preflight.validation import validate_training_config
+from tests.sdpo.trainings import check_training
 from verl.sdpo.runs.reader import Run
 
 REPO = Path(__file__).parents[2]
@@ -156,6 +156,6 @@ def test_verl_accepts_every_arm(name, monkeypatch):
         for arm in loaded.arms:
             words = [*arm.overrides, "hydra.searchpath=[pkg://verl.trainer.config]"]
             config = compose(f"{loaded.task}_{arm.algorithm}", words)
-            validate_training_config(config)
+            check_training(config)
             composed.add(json.dumps([config.actor_rollout_ref, config.algorithm], default=str, sort_keys=True))
     assert len(composed) == len(loaded.arms)

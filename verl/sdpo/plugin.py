@@ -91,19 +91,21 @@ def validate_before_ray(module) -> None:
 
 
 def validate_without_ray(config: DictConfig) -> None:
-    """Run the checks of `verl.trainer.main_ppo` for a program that starts no training: verl's and SDPO's.
+    """Run the checks of `verl.trainer.main_ppo`, SDPO's and verl's, for a program that starts no training.
 
-    Data that is not there is left out: such programs report it themselves.
+    Data may be missing: such programs report that themselves.
 
     Raises:
         Exception: of any kind, as verl checks with assertions and in its dataclasses.
     """
-    from verl.sdpo.preflight.data_files import without_missing_files
+    from verl.sdpo.preflight.validation import validate
     from verl.trainer.ppo.utils import need_critic, need_reference_policy
     from verl.utils.config import validate_config
 
+    validate(config, data_may_be_missing=True)
     with contextlib.redirect_stdout(io.StringIO()):
-        validate_config(without_missing_files(config), need_reference_policy(config), need_critic(config))
+        # `validate_before_ray` wrapped it.
+        validate_config.__wrapped__(config, need_reference_policy(config), need_critic(config))
 
 
 def register_policy_loss(module) -> None:

@@ -125,13 +125,25 @@ def test_gloo_takes_the_place_of_the_backend_that_torch_refuses():
     assert asked == [(None, "gloo"), (7, "gloo")]
 
 
-def test_fsdp1_is_refused_with_the_setting_to_change():
-    def config(strategy):
-        return {"actor_rollout_ref": {"actor": {"strategy": strategy}}}
+def platform_config(strategy="fsdp2", device="cpu"):
+    return {"trainer": {"device": device}, "actor_rollout_ref": {"actor": {"strategy": strategy}}}
 
-    cpu.validate_strategy(config("fsdp2"))
+
+def test_fsdp1_is_refused_with_the_setting_to_change(monkeypatch):
+    monkeypatch.setenv("VERL_PLATFORM", "cpu")
+
+    cpu.check(platform_config("fsdp2"))
     with pytest.raises(ValueError, match=r"strategy=fsdp with VERL_PLATFORM=cpu: only fsdp2 works.*Set actor.strategy"):
-        cpu.validate_strategy(config("fsdp"))
+        cpu.check(platform_config("fsdp"))
+
+
+@pytest.mark.parametrize(("platform", "device"), [("cpu", "cuda"), (None, "cpu")])
+def test_a_platform_unlike_the_configurations_is_refused(monkeypatch, platform, device):
+    monkeypatch.delenv("VERL_PLATFORM", raising=False)
+    if platform:
+        monkeypatch.setenv("VERL_PLATFORM", platform)
+    with pytest.raises(ValueError, match=rf"trainer\.device={device} with VERL_PLATFORM=.*set VERL_PLATFORM=cpu"):
+        cpu.check(platform_config(device=device))
 
 
 def test_every_weight_reaches_every_process_that_generates():

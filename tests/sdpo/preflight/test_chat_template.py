@@ -6,7 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from tests.e2e.tiny import build_model
-from verl.sdpo.preflight.chat_template import load_tokenizer, read_kinds, template_problem, validate_chat_template
+from verl.sdpo.preflight.chat_template import check_chat_template, load_tokenizer, read_kinds, template_problem
 from verl.utils.dataset.rl_dataset import RLHFDataset
 
 SYSTEM, USER, ASSISTANT = ({"role": role, "content": "Hm."} for role in ("system", "user", "assistant"))
@@ -45,7 +45,7 @@ def configuration(model, train, val, template=None):
 
 def test_files_that_the_template_takes(tmp_path, model):
     train = write(tmp_path / "train.parquet", [SYSTEM, USER], [USER], [USER, ASSISTANT, USER])
-    validate_chat_template(configuration(model, train, train))
+    check_chat_template(configuration(model, train, train))
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_a_refusal_names_file_row_source_and_the_templates_words(tmp_path, model
     good, bad = write(tmp_path / "train.parquet", [USER]), write(tmp_path / "test.parquet", *chats)
     config = configuration(model, good, bad, template)
     with pytest.raises(ValueError, match=rf"data\.val_files: {bad}.*{says}") as refusal:
-        validate_chat_template(config)
+        check_chat_template(config)
     assert "data_source sciknoweval" in str(refusal.value) and "\n" not in str(refusal.value)
     assert f"all {sum(chat == chats[-1] for chat in chats)} rows with these roles" in str(refusal.value)
 
@@ -98,7 +98,7 @@ def test_the_form_of_the_messages_is_looked_at_without_a_tokenizer(tmp_path, col
     config = configuration("some/model-that-is-not-here", tmp_path / "x.parquet", tmp_path / "x.parquet")
     assert load_tokenizer(config.actor_rollout_ref.model) is None
     with pytest.raises(ValueError, match=rf"data\.train_files: {tmp_path}/x\.parquet.*{says}"):
-        validate_chat_template(config)
+        check_chat_template(config)
 
 
 @pytest.mark.parametrize("list_type", [pa.list_, pa.large_list])
@@ -121,6 +121,6 @@ def test_runs_that_read_their_data_themselves_are_left_alone(tmp_path, model):
     (tmp_path / "x.parquet").write_text("not looked at")
     config = configuration(model, tmp_path / "x.parquet", tmp_path / "x.parquet")
     config.data.custom_cls.path = "mine.py"
-    validate_chat_template(config)
+    check_chat_template(config)
     config = configuration(model, tmp_path / "absent.parquet", "s3://bucket/x.parquet")
-    validate_chat_template(config)
+    check_chat_template(config)

@@ -11,89 +11,16 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 import verl
-from tests.sdpo.test_config import BLOCK, DEFAULTS
+from tests.sdpo.test_config import BLOCK
+from tests.sdpo.trainings import FSDP, LORA, REFILL, STATIC, VALID, check_training, training_config
 from verl.sdpo.config import is_sdpo
-from verl.sdpo.preflight.data_files import local_files, validate_files
+from verl.sdpo.preflight.data_files import check_files, local_files
 from verl.sdpo.preflight.validation import (
     validate_guard,
     validate_hours,
     validate_separation,
     validate_teacher_eval,
-    validate_training_config,
 )
-
-FSDP = {
-    "ulysses_sequence_parallel_size": 1,
-    "fsdp_size": -1,
-    "use_orig_params": False,
-    "wrap_policy": {"min_num_params": 0},
-}
-# What `validate_training_config` reads of a training that is ready to start.
-VALID = {
-    "trainer": {"use_v1": True, "v1": {"trainer_mode": "sdpo"}, "nnodes": 1, "n_gpus_per_node": 4},
-    "algorithm": {"use_kl_in_reward": False},
-    "distillation": {"enabled": False},
-    "data": {
-        "train_files": [],
-        "val_files": [],
-        "custom_cls": {"path": None},
-        "train_batch_size": 32,
-        "filter_overlong_prompts": True,
-        "max_prompt_length": 2048,
-        "max_response_length": 1024,
-        "image_key": "images",
-        "video_key": "videos",
-        "audio_key": "audios",
-    },
-    "actor_rollout_ref": {
-        "model": {
-            "use_fused_kernels": False,
-            "lora_rank": 0,
-            "lora_adapter_path": None,
-            "lora": {"rank": 0},
-            "target_modules": "all-linear",
-        },
-        "actor": {
-            "strategy": "fsdp2",
-            "policy_loss": {"loss_mode": "sdpo"},
-            "self_distillation": DEFAULTS,
-            "use_kl_loss": False,
-            "use_dynamic_bsz": True,
-            "ppo_max_token_len_per_gpu": 2048 + 10240 + 2 * 1024,
-            "ppo_mini_batch_size": 32,
-            "loss_agg_mode": "token-mean",
-            "loss_scale_factor": None,
-            "ulysses_sequence_parallel_size": 1,
-            "fsdp_config": FSDP,
-        },
-        "ref": {
-            "strategy": "fsdp2",
-            "ulysses_sequence_parallel_size": 1,
-            "fsdp_config": {**FSDP, "model_dtype": "fp32"},
-        },
-        "rollout": {"n": 8},
-    },
-}
-REFILL = {
-    "data.refill_until_target": 2,
-    "data.gen_batch_size": 1,
-    "trainer.v1.sampler": {"custom_sampler": {"name": "RefillBuffer"}, "sync_refill_failed_groups": False},
-    "reward": {"reward_model": {"enable": False, "enable_resource_pool": False}},
-}
-STATIC = {
-    "actor_rollout_ref.actor.use_dynamic_bsz": False,
-    "actor_rollout_ref.actor.ppo_max_token_len_per_gpu": 1,
-}
-LORA = {"actor_rollout_ref.model.lora_rank": 8}
-
-
-def training_config(overrides):
-    """VALID with dotted keys replaced, as Hydra hands it over."""
-    config = OmegaConf.create(VALID)
-    for key, value in overrides.items():
-        OmegaConf.update(config, key, value, merge=False)
-    OmegaConf.set_struct(config, True)
-    return config
 
 
 @pytest.mark.parametrize("teacher", ["ema", "trust-region", "frozen", "live"])
@@ -106,22 +33,22 @@ def test_a_valid_training_passes(teacher, strategy):
             "actor_rollout_ref.ref.strategy": strategy,
         }
     )
-    validate_training_config(config)
-    validate_training_config(OmegaConf.to_container(config))
+    check_training(config)
+    check_training(OmegaConf.to_container(config))
     assert is_sdpo(config)
 
 
 @pytest.mark.parametrize("teacher", ["ema", "refresh", "trust-region", "frozen", "live"])
 def test_lora_passes_with_every_teacher_and_a_kl_to_the_base(teacher):
     more = {f"{BLOCK}.teacher_regularization": teacher, "actor_rollout_ref.actor.use_kl_loss": True}
-    validate_training_config(training_config({**LORA, **more}))
+    check_training(training_config({**LORA, **more}))
 
 
 IMPOSSIBLE = [
     *(
         (
             {f"actor_rollout_ref.ref.fsdp_config.{key}": value},
-            [f"ref.fsdp_config.{key}={value}", f"actor.fsdp_config.{key}={FSDP.get(key)}", "same value"],
+            [f"ref.fsdp_config.{key}={value}", f"actor.fsdp_config.{key}={FSDP.get(key, 'null')}", "same value"],
         )
         for key, value in (
             ("fsdp_size", 2),
@@ -142,7 +69,7 @@ IMPOSSIBLE = [
         {"actor_rollout_ref.actor.strategy": "megatron"},
         ["actor_rollout_ref.actor.strategy=megatron", "strategy=fsdp2"],
     ),
-    ({"actor_rollout_ref.ref.strategy": "fsdp"}, ["ref.strategy=fsdp ", "actor.strategy=fsdp2", "same value"]),
+    ({"actor_rollout_ref.ref.strategy": "fsdp"}, ["ref.strategy=fsdp with", "actor.strategy=fsdp2", "same value"]),
     (
         {"actor_rollout_ref.model.use_fused_kernels": True},
         ["use_fused_kernels=True", "Set use_fused_kernels=False"],
@@ -176,7 +103,7 @@ IMPOSSIBLE = [
             f"{BLOCK}.policy_clip": [0.2, 0.28],
             f"{BLOCK}.is_clip": None,
         },
-        ["policy_clip with a KL penalty", "lora_rank > 0", "Set policy_clip=null"],
+        [f"{BLOCK}.policy_clip=[0.2, 0.28] with", "use_kl_loss=True", "lora_rank=8", "Set policy_clip=null"],
     ),
     *(
         ({f"actor_rollout_ref.{key}": 2}, [f"{key.split('.')[0]}.ulysses_sequence_parallel_size=2", "Set it to 1"])
@@ -203,7 +130,7 @@ IMPOSSIBLE = [
             f"{BLOCK}.policy_clip": [0.2, 0.28],
             f"{BLOCK}.is_clip": None,
         },
-        ["policy_clip with algorithm.rollout_correction.bypass_mode=True", "Set one of them off"],
+        ["policy_clip=[0.2, 0.28] with algorithm.rollout_correction.bypass_mode=True", "Set one of them off"],
     ),
     ({"data.refill_until_target": -1}, ["data.refill_until_target=-1: expected a whole number of rounds"]),
     *(
@@ -233,9 +160,10 @@ IMPOSSIBLE = [
     (
         {"actor_rollout_ref.actor.ppo_max_token_len_per_gpu": 14335},
         [
-            "max_prompt_length=2048 +",
-            "max_reprompt_len=10240 + twice",
-            "max_response_length=1024 = 14336",
+            "max_prompt_length=2048",
+            "max_reprompt_len=10240",
+            "max_response_length=1024",
+            "14336 tokens (both prompts and twice the response)",
             "ppo_max_token_len_per_gpu=14335",
             "to 14336",
         ],
@@ -254,7 +182,7 @@ IMPOSSIBLE = [
     ),
     (
         {"actor_rollout_ref.actor.ppo_mini_batch_size": 1, "actor_rollout_ref.rollout.n": 6},
-        ["ppo_mini_batch_size=1 x rollout.n=6 = 6 responses do not divide among 4 GPUs"],
+        ["ppo_mini_batch_size=1 with", "rollout.n=6", "6 responses, does not divide among 4 GPUs"],
     ),
 ]
 
@@ -264,7 +192,7 @@ IMPOSSIBLE = [
 )
 def test_an_impossible_combination_is_explained(overrides, expected):
     with pytest.raises(ValueError) as raised:
-        validate_training_config(training_config(overrides))
+        check_training(training_config(overrides))
     for words in expected:
         assert words in str(raised.value)
 
@@ -272,13 +200,13 @@ def test_an_impossible_combination_is_explained(overrides, expected):
 def test_refills_without_sdpo_are_refused():
     overrides = {"actor_rollout_ref.actor.policy_loss.loss_mode": "vanilla", "data.refill_until_target": 2}
     with pytest.raises(ValueError, match=r"data\.refill_until_target=2 without loss_mode=sdpo"):
-        validate_training_config(training_config(overrides))
+        check_training(training_config(overrides))
 
 
 def test_a_key_without_effect_is_said(caplog):
     overrides = {f"{BLOCK}.teacher_regularization": "frozen", f"{BLOCK}.teacher_update_rate": 0.01}
     with caplog.at_level(logging.WARNING):
-        validate_training_config(training_config(overrides))
+        check_training(training_config(overrides))
     assert f"{BLOCK}.teacher_update_rate=0.01 is not read" in caplog.text
 
 
@@ -286,7 +214,7 @@ def test_a_missing_block_is_explained():
     config = OmegaConf.to_container(training_config({}))
     del config["actor_rollout_ref"]["actor"]["self_distillation"]
     with pytest.raises(ValueError, match=rf"without {BLOCK}.*--config-name sdpo"):
-        validate_training_config(config)
+        check_training(config)
 
 
 @pytest.mark.parametrize(
@@ -300,7 +228,7 @@ def test_a_missing_block_is_explained():
     ids=["fixed reference", "frozen teacher in bf16", "static micro-batches", "target"],
 )
 def test_what_the_refused_combinations_do_not_touch_passes(overrides):
-    validate_training_config(training_config(overrides))
+    check_training(training_config(overrides))
 
 
 def test_a_training_without_sdpo_is_not_looked_at():
@@ -314,7 +242,7 @@ def test_a_training_without_sdpo_is_not_looked_at():
         }
     )
     before = copy.deepcopy(config)
-    validate_training_config(config)
+    check_training(config)
     assert config == before
     assert not is_sdpo(config)
 
@@ -337,24 +265,24 @@ def parquet(tmp_path):
 def test_multi_modal_data_is_refused(parquet, column, as_list):
     file = parquet("prompt", column)
     with pytest.raises(ValueError) as raised:
-        validate_training_config(training_config({"data.train_files": [parquet("prompt"), file] if as_list else file}))
+        check_training(training_config({"data.train_files": [parquet("prompt"), file] if as_list else file}))
     assert f"data.train_files: {file} has the multi-modal columns ['{column}']" in str(raised.value)
 
 
 def test_text_data_and_files_of_others_pass(parquet, tmp_path):
     media = parquet("prompt", "images")
-    validate_training_config(training_config({"data.train_files": parquet("prompt", "extra_info")}))
-    validate_training_config(training_config({"data.train_files": str(tmp_path / "not-here-yet.parquet")}))
-    validate_training_config(training_config({"data.train_files": media, "data.image_key": None}))
+    check_training(training_config({"data.train_files": parquet("prompt", "extra_info")}))
+    check_training(training_config({"data.train_files": str(tmp_path / "not-here-yet.parquet")}))
+    check_training(training_config({"data.train_files": media, "data.image_key": None}))
 
 
 def test_missing_data_is_named_with_the_setting_that_leads_to_it(parquet, tmp_path):
     here, missing = parquet("prompt"), str(tmp_path / "missing.parquet")
     files = {"data.train_files": [here, "hdfs://somewhere/else.parquet"], "data.val_files": here}
-    validate_files(training_config(files))
+    check_files(training_config(files))
     for key, those in (("train_files", [here, missing]), ("val_files", missing)):
         with pytest.raises(ValueError) as raised:
-            validate_files(training_config({**files, f"data.{key}": those}))
+            check_files(training_config({**files, f"data.{key}": those}))
         assert str(raised.value).startswith(
             f"data.{key}: there is no {missing}. With user.yaml that is vars.dir (SDPO_DIR) / vars.task (TASK);"
         )
@@ -368,18 +296,18 @@ def test_a_pattern_stands_for_the_files_that_it_matches(parquet, tmp_path):
         Path(nowhere),
     ]
     files = {"data.train_files": pattern, "data.val_files": here}
-    validate_files(training_config(files))
+    check_files(training_config(files))
     with pytest.raises(ValueError, match=r"there is no .*none-\*\.parquet"):
-        validate_files(training_config({**files, "data.train_files": nowhere}))
+        check_files(training_config({**files, "data.train_files": nowhere}))
 
 
 def test_data_that_verl_alone_knows_how_to_find_is_not_looked_for(parquet, tmp_path):
     missing = {"data.train_files": str(tmp_path / "missing.parquet"), "data.val_files": parquet("prompt")}
-    validate_files(training_config({**missing, "data.custom_cls.path": "mine.py"}))
+    check_files(training_config({**missing, "data.custom_cls.path": "mine.py"}))
     vanilla = {**missing, "actor_rollout_ref.actor.policy_loss.loss_mode": "vanilla"}
-    validate_files(training_config(vanilla))
+    check_files(training_config(vanilla))
     with pytest.raises(ValueError, match="there is no"):
-        validate_files(training_config({**vanilla, "vars": {"dir": "of user.yaml"}}))
+        check_files(training_config({**vanilla, "vars": {"dir": "of user.yaml"}}))
 
 
 # Stock verl
@@ -397,7 +325,7 @@ def test_every_key_that_is_read_exists_in_stock_verl():
                 "data.filter_overlong_prompts=True",
             ],
         )
-    validate_training_config(stock)
+    check_training(stock)
     for key in leaves(VALID):
         if not key.startswith(BLOCK):
             assert OmegaConf.select(stock, key, default="absent") != "absent", key
@@ -504,7 +432,7 @@ SEPARATE = {
 def test_generation_apart_from_training_needs_what_verl_asserts_later(monkeypatch, overrides, error):
     monkeypatch.delenv("VERL_PLATFORM", raising=False)
     validate_separation(training_config(SEPARATE))
-    validate_training_config(training_config(SEPARATE))
+    check_training(training_config(SEPARATE))
     with pytest.raises(ValueError, match=error):
         validate_separation(training_config({**SEPARATE, **overrides}))
     validate_separation(training_config({**SEPARATE, **overrides, "trainer.v1.trainer_mode": "sdpo_colocate_async"}))

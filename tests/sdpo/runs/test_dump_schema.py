@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 from tests.sdpo.rollouts import build, rollout
 from verl.sdpo.context import Grading, Groups, Rollout, Shown
-from verl.sdpo.preflight.validation import _validate_dump
+from verl.sdpo.preflight.validation import validate_dump
 from verl.sdpo.runs import dump_schema as dump
 from verl.sdpo.teacher_rows import Sample
 
@@ -71,5 +71,5 @@ def test_tokens_that_were_not_compared_have_nothing(tmp_path):
 @pytest.mark.parametrize("value", [-1, "many", 1.5, True])
 def test_a_limit_that_is_none_is_refused_before_ray(value):
     with pytest.raises(ValueError, match=r"insight\.max_samples=.*: expected a whole number of responses"):
-        _validate_dump(OmegaConf.create({"insight": {"max_samples": value}}))
-    _validate_dump(OmegaConf.create({"insight": {"max_samples": 0}}))
+        validate_dump(OmegaConf.create({"insight": {"max_samples": value}}))
+    validate_dump(OmegaConf.create({"insight": {"max_samples": 0}}))

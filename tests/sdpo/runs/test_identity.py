@@ -8,8 +8,8 @@ from omegaconf import OmegaConf
 
 import verl  # noqa: F401  lets Hydra find our configurations
 from verl.sdpo.preflight import validation
-from verl.sdpo.preflight.data_files import validate_files, validate_rewards
-from verl.sdpo.runs.identity import plain, record, refuse_other
+from verl.sdpo.preflight.data_files import check_files, check_rewards
+from verl.sdpo.runs.identity import check, plain, record
 
 BLOCK = "actor_rollout_ref.actor.self_distillation"
 
@@ -63,14 +63,14 @@ def folder(make, tmp_path):
     ],
 )
 def test_a_run_goes_on_where_nothing_that_trains_has_changed(make, folder, overrides):
-    refuse_other(make(*overrides))
+    check(make(*overrides))
 
 
 def test_the_refilling_samplers_copy_of_the_block_is_not_compared_again(make, folder):
     record(plain(make("data.refill_until_target=2")), folder / "global_step_2")
-    refuse_other(make("data.refill_until_target=2", f"{BLOCK}.head=eager", f"{BLOCK}.max_grader_error_rate=0.5"))
+    check(make("data.refill_until_target=2", f"{BLOCK}.head=eager", f"{BLOCK}.max_grader_error_rate=0.5"))
     with pytest.raises(ValueError) as raised:
-        refuse_other(make("data.refill_until_target=2", f"{BLOCK}.alpha=1.0"))
+        check(make("data.refill_until_target=2", f"{BLOCK}.alpha=1.0"))
     assert str(raised.value).count("was 0.5, now 1.0") == 1
 
 
@@ -93,7 +93,7 @@ def test_the_refilling_samplers_copy_of_the_block_is_not_compared_again(make, fo
 def test_another_configuration_is_refused_with_both_values(make, folder, override, was, now):
     key = override.lstrip("+").partition("=")[0]
     with pytest.raises(ValueError) as error:
-        refuse_other(make(override))
+        check(make(override))
     text = str(error.value)
     assert (
         f"trainer.experiment_name=run would continue {folder / 'global_step_2'}, which was trained with another" in text
@@ -105,36 +105,36 @@ def test_another_configuration_is_refused_with_both_values(make, folder, overrid
 
 def test_a_new_seed_is_named_wherever_it_reaches(make, folder):
     with pytest.raises(ValueError, match=r"vars\.seed: was 0, now 9") as error:
-        refuse_other(make("vars.seed=9"))
+        check(make("vars.seed=9"))
     assert "actor_rollout_ref.rollout.seed: was 0, now 9" in str(error.value)
 
 
 def test_with_a_falling_learning_rate_the_length_matters(make, folder):
     cosine = "actor_rollout_ref.actor.optim.lr_scheduler_type=cosine"
     record(plain(make(cosine, "trainer.total_training_steps=5")), folder / "global_step_2")
-    refuse_other(make(cosine, "trainer.total_training_steps=5"))
+    check(make(cosine, "trainer.total_training_steps=5"))
     with pytest.raises(ValueError, match=r"trainer\.total_training_steps: was 5, now 6"):
-        refuse_other(make(cosine, "trainer.total_training_steps=6"))
+        check(make(cosine, "trainer.total_training_steps=6"))
 
 
 def test_the_folder_of_the_data_may_move(composed, folder, tmp_path):
-    refuse_other(composed(f"vars.ckpt_dir={tmp_path}", "vars.dir=/moved"))
+    check(composed(f"vars.ckpt_dir={tmp_path}", "vars.dir=/moved"))
 
 
 @pytest.mark.parametrize("missing", ["latest_checkpointed_iteration.txt", "global_step_2/run_config.json"])
 def test_without_a_checkpoint_or_its_record_there_is_nothing_to_compare(make, folder, missing):
     (folder / missing).unlink()
-    refuse_other(make("vars.seed=9"))
+    check(make("vars.seed=9"))
 
 
 @pytest.mark.parametrize("mode", ["disable", "resume_path"])
 def test_whoever_does_not_resume_by_name_is_let_through(make, folder, mode):
-    refuse_other(make("vars.seed=9", f"trainer.resume_mode={mode}"))
+    check(make("vars.seed=9", f"trainer.resume_mode={mode}"))
 
 
 def test_it_is_asked_before_ray(make, folder, monkeypatch):
     monkeypatch.delenv("VERL_PLATFORM", raising=False)
-    without_data = [check for check in validation.CHECKS if check not in (validate_files, validate_rewards)]
+    without_data = [each for each in validation.CHECKS if each not in (check_files, check_rewards)]
     monkeypatch.setattr(validation, "CHECKS", without_data)
     validation.validate(make())
     with pytest.raises(ValueError, match="would continue"):

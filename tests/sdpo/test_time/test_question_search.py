@@ -9,9 +9,10 @@ import pytest
 from omegaconf import OmegaConf
 
 from tests.sdpo.test_time.fakes import PUBLIC, QUESTION, reward_function, without_time, write_question
+from verl.sdpo.preflight.data_files import check_files
 from verl.sdpo.test_time.grading import grade_question
 from verl.sdpo.test_time.log import read_log
-from verl.sdpo.test_time.question_search import QuestionSearch, validate_test_time
+from verl.sdpo.test_time.question_search import QuestionSearch, check
 
 COMPOSE = """
 import json, sys, verl
@@ -180,7 +181,7 @@ def test_a_log_that_lacks_what_the_checkpoint_saw_is_refused(config):
 
 
 def test_a_valid_configuration_passes(config):
-    validate_test_time(config)
+    check(config)
 
 
 @pytest.mark.parametrize(
@@ -189,13 +190,25 @@ def test_a_valid_configuration_passes(config):
         (
             "actor_rollout_ref.actor.policy_loss.loss_mode",
             "vanilla",
-            "loss_mode=vanilla with a block test_time: set it",
+            "loss_mode=vanilla: the block test_time needs another. Set it",
         ),
-        ("data.refill_until_target", 1, "data.refill_until_target=1 with a block test_time: attempts that are thrown"),
-        ("data.train_batch_size", 2, "data.train_batch_size=2 with a block test_time: set it to 1"),
-        ("reward.custom_reward_function.path", "mine.py", "path=mine.py with a block test_time: set it to pkg"),
-        ("data.val_files", ["a.parquet"], "data.val_files=['a.parquet'] with a block test_time: name "),
-        ("data.train_files", "nowhere/train.parquet", "nowhere/train.parquet does not exist"),
+        ("data.refill_until_target", 1, "data.refill_until_target=1: attempts that are thrown"),
+        (
+            "data.train_batch_size",
+            2,
+            "data.train_batch_size=2: the block test_time needs another. Set it to 1",
+        ),
+        (
+            "reward.custom_reward_function.path",
+            "mine.py",
+            "path=mine.py: the block test_time needs another. Set it to pkg",
+        ),
+        (
+            "data.val_files",
+            ["a.parquet"],
+            "data.val_files=['a.parquet']: the block test_time is for one question.",
+        ),
+        ("test_time.budget", 0, "test_time.budget=0: expected a whole number of attempts >= 1"),
         ("data.max_response_length", 7, "was begun differently: max_response was 8192, now 7"),
     ],
 )
@@ -205,14 +218,38 @@ def test_mistakes_are_named_before_ray_starts(config, key, value, message):
     log.close()
     OmegaConf.update(config, key, value)
     with pytest.raises(ValueError) as raised:
-        validate_test_time(config)
+        check(config)
     assert message in str(raised.value)
 
 
+def test_the_check_of_a_new_search_makes_no_folder(config, tmp_path):
+    config.test_time.log = str(tmp_path / "logs" / "new.attempts.jsonl")
+    check(config)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_check_leaves_the_log_of_a_running_search_alone(config):
+    log = QuestionSearch(config).log
+    log.append(response="", reward=0.0)
+    with log.path.open("ab") as file:
+        file.write(b'{"attempt": 2, "resp')
+    before = {path: path.read_bytes() for path in log.path.parent.iterdir()}
+    check(config)
+    assert {path: path.read_bytes() for path in log.path.parent.iterdir()} == before
+    log.close()
+
+
+def test_missing_files_are_left_to_the_check_of_the_data(config, tmp_path):
+    config.data.train_files = str(tmp_path / "train.parquet")
+    check(config)
+    with pytest.raises(ValueError, match=r"data\.train_files: there is no .*train\.parquet"):
+        check_files(config)
+
+
 def test_a_log_without_an_attempt_takes_corrected_settings(config):
-    validate_test_time(config)
+    check(config)
     OmegaConf.update(config, "data.max_response_length", 7)
-    validate_test_time(config)
+    check(config)
     log = QuestionSearch(config).log
     log.append(response="", reward=0.0)
     log.close()

@@ -14,7 +14,7 @@ from baseline_multiturn.command import argument_parser
 from experiments.effective_config import compose_runs
 from experiments.quickstart.environment import compute_score
 from experiments.ttt import cpu_tasks
-from verl.sdpo.preflight.validation import validate_training_config
+from tests.sdpo.trainings import check_training
 from verl.sdpo.test_time.grading import read_question
 from verl.sdpo.test_time.published import QUESTIONS
 
@@ -102,7 +102,7 @@ def test_the_sweeps_of_the_cpu_are_small(tmp_path):
 def test_the_renamed_key_trains_with_the_recipe_of_the_quickstart(tmp_path):
     lines = sweep("../launcher.sh", "ttt_cpu_renamed_key_sdpo", "--list", folder=tmp_path, QUESTIONS="4").splitlines()
     (config,) = compose_runs(lines).values()
-    validate_training_config(config)
+    check_training(config)
     block = config.actor_rollout_ref.actor.self_distillation
     with initialize_config_dir(str(SWEEPS.parent / "quickstart" / "config"), version_base=None):
         recipe = compose("renamed-key_sdpo", ["hydra.searchpath=[pkg://verl.trainer.config]"])

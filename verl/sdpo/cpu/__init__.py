@@ -7,9 +7,12 @@ Each obstacle and the line of verl or vLLM behind it is listed in docs/verl-note
 import importlib.metadata
 import os
 import sys
+from collections.abc import Mapping
 
 import wrapt
 
+from verl.sdpo import on_cpu
+from verl.sdpo.checks import refusal
 from verl.sdpo.cpu.platform import PlatformCPU
 
 # Read by vLLM and OpenMP in processes that Ray starts from this one. Ray would give each actor one OpenMP thread.
@@ -33,16 +36,24 @@ class VllmCpuAlias(importlib.metadata.DistributionFinder):
         return None
 
 
-def validate_strategy(config) -> None:
+def check(config: Mapping) -> None:
+    """Refuse a platform that does not fit the configuration, and FSDP1 without an accelerator.
+
+    FSDP1 asks torch for an accelerator when a model is wrapped, synchronised and saved.
     """
-    Raises:
-        ValueError: for FSDP1, which asks torch for an accelerator when it is built, synchronised and saved.
-    """
+    device, platform = config["trainer"]["device"], os.environ.get("VERL_PLATFORM", "(unset)")
+    if (device == "cpu") != on_cpu():
+        raise refusal(
+            {"trainer.device": device, "VERL_PLATFORM": platform},
+            "the two contradict each other",
+            "Without an accelerator set VERL_PLATFORM=cpu, which chooses machine=cpu as well; with one neither.",
+        )
     strategy = config["actor_rollout_ref"]["actor"]["strategy"]
-    if strategy != "fsdp2":
-        raise ValueError(
-            f"actor_rollout_ref.actor.strategy={strategy} with VERL_PLATFORM=cpu: only fsdp2 works without an "
-            "accelerator. Set actor.strategy and ref.strategy to fsdp2."
+    if on_cpu() and strategy != "fsdp2":
+        raise refusal(
+            {"actor_rollout_ref.actor.strategy": strategy, "VERL_PLATFORM": platform},
+            "only fsdp2 works without an accelerator",
+            "Set actor.strategy and ref.strategy to fsdp2.",
         )
 
 

@@ -87,6 +87,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--config-name", default="sdpo")
     parser.add_argument("--config-dir", type=Path, help="folder with more configurations")
     parser.add_argument("--installation-only", action="store_true", help="leave out what depends on the machine")
+    parser.add_argument("--explain", metavar="KEY", help="print default, meaning and refusals of a key of SDPO")
     parser.add_argument("overrides", nargs="*", help="key=value, as for verl.trainer.main_ppo")
     return parser.parse_intermixed_args(argv)
 
@@ -97,6 +98,14 @@ def main(argv: list[str] | None = None) -> int:
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    if args.explain:
+        from verl.sdpo.doctor.explain import explain
+
+        try:
+            print(explain(args.explain))
+        except ValueError as error:
+            sys.exit(f"doctor: {error}")
+        return 0
     statuses = []
     for finding in examine(args):
         print(finding, flush=True)

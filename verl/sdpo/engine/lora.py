@@ -4,7 +4,7 @@ FSDP's units must be resharded; `merged_shards` is collective.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import torch
@@ -12,6 +12,9 @@ from peft.tuners.lora import Linear, LoraLayer
 from torch.distributed import ProcessGroup
 from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+from verl.sdpo.checks import refusal
+from verl.sdpo.config import is_lora
 
 ADAPTER = "default"
 
@@ -124,3 +127,48 @@ def _gather(part: Part, device: torch.device | int) -> torch.Tensor:
     whole[part.start : part.start + len(part.local)] = part.local.to(device)
     torch.distributed.all_reduce(whole, group=part.group)
     return whole.view(part.shape)
+
+
+def check(config: Mapping) -> None:
+    """Refuse adapters that SDPO cannot merge, or that the initial model would keep."""
+    model = config["actor_rollout_ref"]["model"]
+    if model.get("lora_adapter_path"):
+        raise refusal(
+            {"actor_rollout_ref.model.lora_adapter_path": model["lora_adapter_path"]},
+            "the initial model would not be the student without its adapter, which is what SDPO's teachers begin with",
+            "Set lora_adapter_path=null, and actor_rollout_ref.model.path to a model with that adapter merged into it.",
+        )
+    if (model.get("lora") or {}).get("rank", 0):
+        rank = model["lora"]["rank"]
+        raise refusal(
+            {"actor_rollout_ref.model.lora.rank": rank},
+            "that is Megatron's LoRA, and SDPO runs on FSDP",
+            f"Set lora.rank=0 and actor_rollout_ref.model.lora_rank={rank}.",
+        )
+    if not is_lora(config):
+        return
+    targets = model.get("target_modules", "all-linear")
+    targets = [targets] if isinstance(targets, str) else list(targets or [])
+    if model.get("target_parameters") or {"lm_head", "embed_tokens"} & set(targets):
+        raise refusal(
+            {
+                "actor_rollout_ref.model.target_modules": targets,
+                "actor_rollout_ref.model.target_parameters": model.get("target_parameters"),
+            },
+            "SDPO reads hidden states at the language-model head, and merges adapters of linear layers only",
+            "Leave out lm_head and embed_tokens, and set target_parameters=null.",
+        )
+    actor = config["actor_rollout_ref"]["actor"]
+    engine = actor["fsdp_config"]
+    smallest = engine["wrap_policy"].get("min_num_params", 0)
+    if actor["strategy"] == "fsdp" and smallest > 0 and not engine["use_orig_params"]:
+        raise refusal(
+            {
+                "actor_rollout_ref.actor.fsdp_config.wrap_policy.min_num_params": smallest,
+                "actor_rollout_ref.model.lora_rank": model["lora_rank"],
+                "actor_rollout_ref.actor.strategy": "fsdp",
+                "actor_rollout_ref.actor.fsdp_config.use_orig_params": False,
+            },
+            "verl then puts adapter and frozen base into one flat parameter, which FSDP1 refuses",
+            "Set min_num_params=0, for actor and ref.",
+        )

@@ -33,7 +33,7 @@ class Kind:
     count: int = 0
 
 
-def validate_chat_template(config: Mapping) -> None:
+def check_chat_template(config: Mapping) -> None:
     """Check the data of a training of ours (SDPO, or any with `user.yaml`).
 
     Raises:

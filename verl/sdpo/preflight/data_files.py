@@ -5,7 +5,6 @@ from glob import glob
 from pathlib import Path
 
 import pyarrow.parquet as pq
-from omegaconf import DictConfig
 
 from verl.sdpo.config import is_sdpo
 
@@ -22,16 +21,7 @@ def local_files(data: Mapping, *keys: str) -> list[Path]:
     return [Path(file) for path in paths for file in sorted(glob(path, recursive=True)) or [path]]
 
 
-def without_missing_files(config: DictConfig) -> DictConfig:
-    """Return the configuration without the data files that are not there."""
-    config = config.copy()
-    for key in ("train_files", "val_files"):
-        if any(not file.is_file() for file in local_files(config.data, key)):
-            config.data[key] = [str(file) for file in local_files(config.data, key) if file.is_file()]
-    return config
-
-
-def validate_files(config: Mapping) -> None:
+def check_files(config: Mapping) -> None:
     """Check that the data of a training of ours (SDPO, or any with `user.yaml`) is there.
 
     Raises:
@@ -50,8 +40,8 @@ def validate_files(config: Mapping) -> None:
                 )
 
 
-def validate_text_only(config: Mapping) -> None:
-    """Refuse parquet files with image, video or audio columns; `validate_files` reports missing ones."""
+def check_text_only(config: Mapping) -> None:
+    """Refuse parquet files with image, video or audio columns; `check_files` reports missing ones."""
     data = config["data"]
     media = {data[key] for key in ("image_key", "video_key", "audio_key") if data.get(key) is not None}
     for file in local_files(data, "train_files"):
@@ -64,7 +54,7 @@ def validate_text_only(config: Mapping) -> None:
                 )
 
 
-def validate_rewards(config: Mapping) -> None:
+def check_rewards(config: Mapping) -> None:
     """Find out whether every `data_source` of the data has a grader, and whether programs can be confined here.
 
     Args:

@@ -58,7 +58,7 @@ def plain(config: DictConfig) -> dict[str, Any]:
     return json.loads(json.dumps(OmegaConf.to_container(config, resolve=True), default=str))
 
 
-def refuse_other(config: DictConfig) -> None:
+def check(config: DictConfig) -> None:
     """Refuse to continue a run that was trained with another configuration.
 
     A checkpoint that holds none (of another trainer) is let through, as is one that `trainer.resume_from_path` names.

@@ -52,6 +52,25 @@ def result_fields(result: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def check_log(path: Path, config: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the attempts of a log that a search with this configuration would continue; [] if there is none yet.
+
+    Reads only, also beside a search that is running.
+
+    Raises:
+        ValueError: the file is no log, or its attempts were made with another configuration.
+    """
+    if not path.exists() or not path.stat().st_size:
+        return []
+    found, records = read_log(path)
+    now = json.loads(json.dumps(config))
+    differing = sorted(k for k in found.keys() | now.keys() if found.get(k) != now.get(k))
+    if differing and records:
+        changes = "; ".join(f"{k} was {found.get(k)!r:.100}, now {now.get(k)!r:.100}" for k in differing)
+        raise ValueError(f"{path} was begun differently: {changes}. Repeat that, or take another run name.")
+    return records
+
+
 class AttemptLog:
     """Log of attempts that continues where an interrupted run stopped.
 
@@ -72,19 +91,11 @@ class AttemptLog:
             raise ValueError(f"{path} is being written by another process. Wait for it, or end it.") from error
         content = path.read_bytes()
         self._cut(content.rfind(b"\n") + 1)
-        if path.stat().st_size:
-            self._resume()
-        # One without an attempt was begun by a check of the configuration.
+        self.records = check_log(path, self.config)
+        # One without an attempt may have been begun with other settings.
         if not self.records:
             os.truncate(path, 0)
             self._write({"config": self.config, "started": time.time()})
-
-    def _resume(self) -> None:
-        found, self.records = read_log(self.path)
-        differing = sorted(k for k in found.keys() | self.config.keys() if found.get(k) != self.config.get(k))
-        if differing and self.records:
-            changes = "; ".join(f"{k} was {found.get(k)!r:.100}, now {self.config.get(k)!r:.100}" for k in differing)
-            raise ValueError(f"{self.path} was begun differently: {changes}. Repeat that, or take another run name.")
 
     def _write(self, entry: Mapping[str, Any]) -> None:
         # A lone half of a surrogate pair, which JSON can escape and UTF-8 cannot hold, stays an escape.

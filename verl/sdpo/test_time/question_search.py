@@ -1,19 +1,38 @@
 """Test-time SDPO: the log of attempts and the end of a training on one question."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from verl.sdpo.checks import BLOCK
+from verl.sdpo.checks import BLOCK, is_positive_int, refusal
 from verl.sdpo.config import LOSS_MODE, TEST_TIME_MODE
 from verl.sdpo.runs.identity import trains
 from verl.sdpo.test_time.grading import Question, read_question
-from verl.sdpo.test_time.log import AttemptLog, result_fields
+from verl.sdpo.test_time.log import AttemptLog, check_log, result_fields
 
 # The reward function of such a training, which calls another one for the public and for the hidden tests.
 CONFIRMING = "pkg://verl.sdpo.test_time.grading"
+
+
+@dataclass(frozen=True)
+class TestTimeConfig:
+    """The block `test_time` of `sdpo_ttt.yaml`."""
+
+    # For pytest, which takes a class of this name for tests.
+    __test__ = False
+
+    budget: int
+    """Attempts after which to stop. Attempts of the last batch beyond it are not counted."""
+
+    log: str
+    """Path of the log of attempts, from which an interrupted search goes on."""
+
+    def __post_init__(self):
+        if not is_positive_int(self.budget):
+            raise refusal({"test_time.budget": repr(self.budget)}, "expected a whole number of attempts >= 1")
 
 
 class QuestionSearch:
@@ -93,30 +112,45 @@ def run_config(config: DictConfig, question: Question) -> dict[str, Any]:
     }
 
 
-def validate_test_time(config: DictConfig) -> None:
-    """Check what a search on one question needs.
+def check(config: DictConfig) -> None:
+    """Refuse settings with which a search on one question cannot work. Reads the log if there is one, writes nothing.
+
+    Files that are missing are left to the check of the data.
 
     Raises:
-        ValueError: naming the key, its value and what to set instead. Nothing of Ray has started then.
+        ValueError: naming the key, its value and what to set instead.
     """
+    mode = config["trainer"]["v1"]["trainer_mode"]
+    if "test_time" not in config:
+        if mode == TEST_TIME_MODE:
+            raise refusal(
+                {"trainer.v1.trainer_mode": mode}, "there is no block test_time", "Use --config-name sdpo_ttt."
+            )
+        return
+    TestTimeConfig(**config["test_time"])
     loss_mode = config["actor_rollout_ref"]["actor"]["policy_loss"]["loss_mode"]
     reward = config["reward"]["custom_reward_function"]["path"]
     for key, value, expected in (
         ("actor_rollout_ref.actor.policy_loss.loss_mode", loss_mode, LOSS_MODE),
-        ("trainer.v1.trainer_mode", config["trainer"]["v1"]["trainer_mode"], TEST_TIME_MODE),
+        ("trainer.v1.trainer_mode", mode, TEST_TIME_MODE),
         ("data.train_batch_size", config["data"]["train_batch_size"], 1),
         ("reward.custom_reward_function.path", reward, CONFIRMING),
     ):
         if value != expected:
-            raise ValueError(f"{key}={value} with a block test_time: set it to {expected}, or remove the block.")
-    if config["data"].get("refill_until_target", 0):
-        raise ValueError(
-            f"data.refill_until_target={config['data']['refill_until_target']} with a block test_time: attempts that "
-            "are thrown away would be missing from the log and the budget. Set it to 0."
-        )
-    for key in ("train_files", "val_files"):
-        if not isinstance(config["data"][key], str):
-            raise ValueError(
-                f"data.{key}={config['data'][key]} with a block test_time: name the one file of a question."
+            raise refusal(
+                {key: value}, "the block test_time needs another", f"Set it to {expected}, or remove the block."
             )
-    QuestionSearch(config).log.close()
+    rounds = config["data"].get("refill_until_target", 0)
+    if rounds:
+        raise refusal(
+            {"data.refill_until_target": rounds},
+            "attempts that are thrown away would be missing from the log and the budget of the block test_time",
+            "Set it to 0.",
+        )
+    files = {key: config["data"][key] for key in ("train_files", "val_files")}
+    for key, value in files.items():
+        if not isinstance(value, str):
+            raise refusal({f"data.{key}": value}, "the block test_time is for one question", "Name its one file.")
+    if all(Path(file).is_file() for file in files.values()):
+        question = read_question(Path(files["train_files"]), Path(files["val_files"]))
+        check_log(Path(config["test_time"]["log"]), run_config(config, question))

@@ -6,5 +6,5 @@ SUPPORTED_VERL = "0.9.1"
 
 
 def on_cpu() -> bool:
-    """Whether the user chose the platform without an accelerator, in verl's own way."""
+    """Return whether the user chose the platform without an accelerator, as verl asks for it."""
     return os.environ.get("VERL_PLATFORM", "").strip().lower() == "cpu"

@@ -68,7 +68,7 @@ class Choices:
     """The authors' key: False is credit sampled-token."""
 
     routing: str = "blend"
-    """Which samples learn from the teacher and which from the reward. blend: all from both, with weight grpo_weight on
+    """Rule for which samples learn from the teacher and which from the reward. blend: all from both, with weight grpo_weight on
     the reward; srpo: failed samples that have a teacher context from the teacher, all others from the reward."""
 
     question_weight: str = "equal"
@@ -79,10 +79,10 @@ class Choices:
     frozen: the initial model; refresh: a copy of the student every so many steps; live: the student itself."""
 
     demonstration_choice: str = "first"
-    """Which successes of the group are shown. first: the first ones, as the authors; random: any; shortest."""
+    """Choice among the successes of the group. first: the first ones, as the authors; random: any; shortest."""
 
     head: str = "chunked"
-    """How statistics of next-token distributions are computed. chunked: some tokens at a time; eager: all logits at
+    """Computation of the statistics of next-token distributions are computed. chunked: some tokens at a time; eager: all logits at
     once, as a reference."""
 
     def __post_init__(self):
@@ -117,7 +117,7 @@ def defaults() -> dict[str, Any]:
 
 
 class SelfDistillationConfig:
-    """The parsed block: `SelfDistillationConfig(**keys_of_the_block)`, the authors' keys or ours.
+    """The parsed block: `SelfDistillationConfig(**keys_of_the_block)`, the keys of the authors or of SDPO.
 
     Attributes:
         choices: the keys that chose the classes.

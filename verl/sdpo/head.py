@@ -116,9 +116,9 @@ class HeadShape(NamedTuple):
     itemsize: int
     """Bytes of a number that is computed with."""
     is_trained: bool
-    """Whether the output embedding gets a gradient."""
+    """True if the output embedding gets a gradient."""
     device_type: str
-    """As torch names it: cpu, cuda, ..."""
+    """Type of the device as torch names it: cpu, cuda, ..."""
 
     @property
     def narrow_itemsize(self) -> int:
@@ -148,7 +148,7 @@ class Head:
     """
 
     by_chunks: ClassVar[bool] = False
-    """Only some tokens' logits are alive at once, wherever the support allows it."""
+    """True if logits of a few tokens only are alive at once, wherever the support allows it."""
 
     token_ids: torch.Tensor
     """(N,), the sampled tokens."""
@@ -157,10 +157,10 @@ class Head:
     support_indices: torch.Tensor | None = None
     """(N, K), the tokens to read, `NO_TOKEN` for none. None: these logits' own top-k."""
     adds_own_topk: bool = False
-    """These logits' own top-k is read besides `support_indices`, as a union of both."""
+    """The top-k of these very logits is read besides `support_indices`, as a union of both."""
     entropy_has_gradient: bool = False
     num_top: int = 0
-    """How many of these logits' own most likely tokens are reported as well, which no objective reads."""
+    """Number of these logits' own most likely tokens that are reported as well, which no objective reads."""
 
     @classmethod
     def peak_bytes(cls, shape: HeadShape, support: Support) -> int:

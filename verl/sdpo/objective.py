@@ -215,7 +215,7 @@ class Objective(Generic[AnyConfig]):
 
     @property
     def needs_old_topk(self) -> bool:
-        """Whether both models are read at the top-k of the policy before the training step, instead of a model's."""
+        """True if both models are read at the top-k of the policy before the training step, instead of a model's."""
         return False
 
     def compare(

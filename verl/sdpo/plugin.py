@@ -109,7 +109,7 @@ def validate_without_ray(config: DictConfig) -> None:
 
 
 def register_policy_loss(module) -> None:
-    """For trainers that bypass `validate_config`: say what is wrong instead of "unsupported loss mode"."""
+    """Tell users of a trainer that bypasses `validate_config` what is wrong, instead of "unsupported loss mode"."""
 
     @module.register_policy_loss(LOSS_MODE)
     def sdpo_needs_its_trainer(*args, **kwargs):

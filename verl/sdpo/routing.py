@@ -24,7 +24,7 @@ class Routing:
 
     @property
     def reads_rewards(self) -> bool:
-        """Whether any sample may learn from its reward."""
+        """True if any sample may learn from its reward."""
         return True
 
     def shares(self, has_context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

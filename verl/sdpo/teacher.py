@@ -53,7 +53,7 @@ class Teacher:
         """Keys of every teacher that may be a second model."""
 
         teacher_placement: str = "auto"
-        """Where the teacher's weights are kept. gpu; cpu: offloaded to host memory and copied in for every forward
+        """Place where the teacher's weights are kept. gpu; cpu: offloaded to host memory and copied in for every forward
         pass; auto: on the GPU if the estimated peak is then at most 85 % of its memory, else as cpu."""
 
         def __post_init__(self):
@@ -62,7 +62,7 @@ class Teacher:
     needs_reference: ClassVar[bool] = True
     """The teacher scores with a model besides the student: the initial one, or with `moves` one of its own."""
     moves: ClassVar[bool] = False
-    """That model's weights change: they must be kept in float32, and are no fixed reference for a KL penalty."""
+    """The weights of that model change: they must be kept in float32, and are no fixed reference for a KL penalty."""
     saves: ClassVar[bool] = False
     """The teacher is part of the checkpoint, because a resumed run cannot rebuild it."""
     passes: ClassVar[int] = 1
@@ -159,7 +159,7 @@ class ExponentialMovingAverage(Teacher):
     @dataclass(frozen=True)
     class Config(RateConfig):
         teacher_update_interval: str = "step"
-        """When the EMA moves. step: once per training step, as the authors; optimizer: after every optimizer step."""
+        """Moment at which the EMA moves. step: once per training step, as the authors; optimizer: after every optimizer step."""
 
         def __post_init__(self):
             super().__post_init__()

@@ -42,7 +42,7 @@ class Split:
     rows: list[list[int]]
     """This rank's rows of each micro-batch; none where other ranks have more to do."""
     teaches: list[bool]
-    """For each micro-batch, whether a row of it has a teacher context on any rank."""
+    """True for each micro-batch of which a row has a teacher context on any rank."""
 
     @classmethod
     def agreed(cls, parts: list[list[int]], has_context: Sequence[bool], group) -> "Split":

@@ -39,16 +39,16 @@ class Need:
     """Bytes that a configuration needs."""
 
     update: Update
-    """Per GPU."""
+    """Bytes of an update per GPU."""
     resident_state: int
-    """Per GPU: the part of the update's state, and of the teacher, that stays while the rollout engine samples."""
+    """Part of the update's state and of the teacher per GPU that stays while the rollout engine samples."""
     engine_weights: int
-    """Per GPU: the rollout engine's copy of the model."""
+    """The rollout engine's copy of the model, per GPU."""
     host: int
-    """Per node, in host memory: an offloaded reference (FSDP1 with room for gradients that it never gets), and the
+    """Host memory per node: an offloaded reference (FSDP1 with room for gradients that it never gets), and the
     offloaded part of the actor."""
     checkpoint: int
-    """On disk, over all nodes: one checkpoint."""
+    """Disk of one checkpoint, over all nodes."""
 
 
 class Place(NamedTuple):

@@ -25,9 +25,9 @@ class Model:
     feed_forward: int
     """Inner width of a layer's feed-forward part; in a mixture, of all experts that a token visits."""
     norms_queries: bool
-    """Whether queries and keys are normalised, as in Qwen3."""
+    """True if queries and keys are normalised, as in Qwen3."""
     tied: bool
-    """Whether the head is the embedding."""
+    """True if the head is the embedding."""
 
     @property
     def layer_parameters(self) -> int:

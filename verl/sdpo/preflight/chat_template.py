@@ -71,7 +71,7 @@ def load_tokenizer(model: Mapping):
 
 
 def template_problem(file: Path, data: Mapping, tokenizer) -> str | None:
-    """Why verl could not render a row of a parquet file; None if it can.
+    """Return why verl could not render a row of a parquet file; None if it can.
 
     Args:
         data: the block `data` of the configuration.

@@ -9,25 +9,14 @@ from itertools import pairwise
 from typing import Any
 
 from verl.sdpo.checks import BLOCK
-from verl.sdpo.config import Choices
-from verl.sdpo.context import CONTEXTS, DEMONSTRATIONS, Grading
+from verl.sdpo.config import config_classes
 from verl.sdpo.engine.actor_config import SelfDistillationActorConfig
-from verl.sdpo.objective import OBJECTIVES
-from verl.sdpo.prompt import PromptConfig
-from verl.sdpo.question_weight import QUESTION_WEIGHTS
-from verl.sdpo.routing import ROUTINGS
 from verl.sdpo.runs.guard_rules import GuardConfig
-from verl.sdpo.teacher import TEACHERS
 from verl.sdpo.test_time.question_search import TestTimeConfig
 
-_CHOSEN = [
-    kind.Config
-    for table in (OBJECTIVES, TEACHERS, DEMONSTRATIONS, CONTEXTS, ROUTINGS, QUESTION_WEIGHTS)
-    for kind in table.values()
-]
 # Where its keys stand in the yaml -> the class.
 CONFIGS: tuple[tuple[str, type], ...] = (
-    *((BLOCK, kind) for kind in (Choices, *_CHOSEN, Grading, PromptConfig)),
+    *((BLOCK, kind) for kind in config_classes()),
     ("actor_rollout_ref.actor", SelfDistillationActorConfig),
     ("insight", GuardConfig),
     ("test_time", TestTimeConfig),
@@ -48,7 +37,7 @@ class Key:
 
 
 def own_keys() -> dict[str, Key]:
-    """Return every key of ours by its full name, in the order of `CONFIGS`."""
+    """Return every key of SDPO by its full name, in the order of `CONFIGS`."""
     found: dict[str, Key] = {}
     for path, kind in CONFIGS:
         for name, field, meaning in documented_fields(kind):

@@ -31,10 +31,7 @@ logger = logging.getLogger(__name__)
 
 
 def validate_hours(config: Mapping) -> None:
-    """
-    Raises:
-        ValueError: the training would go on after its hours.
-    """
+    """Refuse a limit of training time that the trainer would not keep."""
     trainer = config["trainer"]
     hours, mode = trainer.get("max_train_hours"), trainer["v1"]["trainer_mode"]
     if hours is not None and not (trainer["use_v1"] and verls_trainer(config)):
@@ -46,10 +43,7 @@ def validate_hours(config: Mapping) -> None:
 
 
 def validate_guard(config: Mapping) -> None:
-    """
-    Raises:
-        ValueError: the guard's values are wrong, or it could not do what it is asked for.
-    """
+    """Refuse a guard with wrong values, and one that could not act in this training."""
     guard = GuardConfig.of(config.get("insight") or {}).guard
     trainer = config["trainer"]
     mode = trainer["v1"]["trainer_mode"]
@@ -72,12 +66,12 @@ def validate_guard(config: Mapping) -> None:
 
 
 def verls_trainer(config: Mapping) -> str | None:
-    """Which of verl's trainers ours extends; None where it is not ours."""
+    """Return the trainer of verl that the configured one extends; None where it is not one of SDPO's."""
     return VERLS_TRAINERS.get(config["trainer"]["v1"]["trainer_mode"])
 
 
 def validate_separation(config: Mapping) -> None:
-    """What generation apart from training needs; the first four verl asserts after Ray has started.
+    """Refuse what generation apart from training cannot run with; verl asserts the first four after Ray has started.
 
     Raises:
         ValueError: naming the key, its value and what to set instead.
@@ -128,7 +122,7 @@ def validate_separation(config: Mapping) -> None:
             updates,
             updates == 1 or correction.get("bypass_mode", False) or not rests_in_memory,
             "for old log-probabilities verl puts older weights in the place of the present ones, and with fsdp2 and "
-            "weights that rest in ordinary memory (param_offload, or no accelerator) keeps no copy of these: updates "
+            "weights that are kept in host memory (param_offload, or no accelerator) keeps no copy of these: updates "
             "would be undone. Set algorithm.rollout_correction.bypass_mode=True, or parameter_sync_step=1.",
         ),
     ):
@@ -137,10 +131,7 @@ def validate_separation(config: Mapping) -> None:
 
 
 def validate_teacher_eval(config: Mapping) -> None:
-    """
-    Raises:
-        ValueError: the teacher's answers cannot be evaluated in this training.
-    """
+    """Refuse an evaluation of the teacher's answers where this training cannot make it."""
     frequency = (config.get("insight") or {}).get("teacher_eval_freq")
     if frequency is None:
         return

@@ -161,7 +161,7 @@ def test_code_of_another_checkout(monkeypatch, tmp_path):
 def test_plugin_loaded():
     finding = installation.check_plugin()
     assert finding.status == OK
-    assert "registered SelfDistillationTrainer" in finding.found
+    assert "registered SelfDistillationSync" in finding.found
 
 
 def test_plugin_that_is_not_installed(monkeypatch):
@@ -877,7 +877,6 @@ def test_wandb_without_a_file(wandb, environment, can_log):
 
 
 def test_mistakes_in_the_configuration_are_findings(monkeypatch, capsys):
-    monkeypatch.setattr("logging.disable", lambda level: None)
     monkeypatch.delenv("VERL_PLATFORM", raising=False)
     assert main(["--config-name", "nobody_wrote_this", "--installation-only"]) == 1
     assert "Cannot find primary config 'nobody_wrote_this'" in capsys.readouterr().out
@@ -888,7 +887,7 @@ def test_mistakes_in_the_configuration_are_findings(monkeypatch, capsys):
     config = compose(parse_arguments([]))
     assert "not estimated" in next(examine_machine(config, is_valid=False)).found
     main(["--installation-only", "machine=cpu"])
-    assert "without an accelerator set VERL_PLATFORM=cpu" in capsys.readouterr().out
+    assert "Without an accelerator set VERL_PLATFORM=cpu" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import NamedTuple
 
 from verl.sdpo.checks import BLOCK
+from verl.sdpo.config import CHOICES
 from verl.sdpo.preflight.keys import CONFIGS, Key, own_keys
 from verl.sdpo.preflight.validation import CHECKS, SDPO_CHECKS
 
@@ -63,6 +64,8 @@ def _describe(key: Key, rules: list[Rule]) -> str:
 
 def _rules() -> Iterator[Rule]:
     """Yield the rules of every module that has a check or a configuration class."""
+    for key, classes in CHOICES.items():
+        yield Rule("config.Choices", f"{BLOCK}.{key}: expected one of {', '.join(classes)}")
     modules = [sys.modules[check.__module__] for check in (*CHECKS, *SDPO_CHECKS)]
     modules += [sys.modules[base.__module__] for _, kind in CONFIGS for base in kind.__mro__[:-1]]
     for module in dict.fromkeys(modules):

@@ -9,9 +9,9 @@ from verl.sdpo.preflight.keys import own_keys
 PAGE = Path(__file__).parents[1] / "docs" / "keys.md"
 HEAD = """# Keys
 
-Every key that SDPO adds to verl's configuration, generated from its classes by `python -m tests.keys`. Defaults are those
-of the classes; `sdpo.yaml` and the recipes may set others. `python -m verl.sdpo.doctor --explain KEY` adds what refuses a
-key.
+Every key that SDPO adds to verl's configuration, generated from its classes by `python -m tests.keys`. Defaults are
+those of the classes; `sdpo.yaml` and the recipes may set others. `python -m verl.sdpo.doctor --explain KEY` adds what
+refuses a key.
 """
 
 

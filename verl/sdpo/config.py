@@ -68,8 +68,9 @@ class Choices:
     """The authors' key: False is credit sampled-token."""
 
     routing: str = "blend"
-    """Rule for which samples learn from the teacher and which from the reward. blend: all from both, with weight grpo_weight on
-    the reward; srpo: failed samples that have a teacher context from the teacher, all others from the reward."""
+    """Rule for which samples learn from the teacher and which from the reward. blend: all from both, with weight
+    grpo_weight on the reward; srpo: failed samples that have a teacher context from the teacher, all others from the
+    reward."""
 
     question_weight: str = "equal"
     """Weight of each question in the loss. equal: all alike; uncertainty: by the standard deviation of its success."""
@@ -82,7 +83,7 @@ class Choices:
     """Choice among the successes of the group. first: the first ones, as the authors; random: any; shortest."""
 
     head: str = "chunked"
-    """Computation of the statistics of next-token distributions are computed. chunked: some tokens at a time; eager: all logits at
+    """Computation of the statistics of next-token distributions. chunked: some tokens at a time; eager: all logits at
     once, as a reference."""
 
     def __post_init__(self):

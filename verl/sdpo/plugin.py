@@ -7,6 +7,7 @@ here at DEBUG level; `tests/sdpo/test_plugin.py` proves in a fresh process that 
 
 import contextlib
 import functools
+import inspect
 import io
 import logging
 from pathlib import Path
@@ -104,8 +105,8 @@ def validate_without_ray(config: DictConfig) -> None:
 
     validate(config, data_may_be_missing=True)
     with contextlib.redirect_stdout(io.StringIO()):
-        # `validate_before_ray` wrapped it.
-        validate_config.__wrapped__(config, need_reference_policy(config), need_critic(config))
+        # Without the wrapper of `validate_before_ray`.
+        inspect.unwrap(validate_config)(config, need_reference_policy(config), need_critic(config))
 
 
 def register_policy_loss(module) -> None:

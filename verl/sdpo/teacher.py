@@ -53,7 +53,7 @@ class Teacher:
         """Keys of every teacher that may be a second model."""
 
         teacher_placement: str = "auto"
-        """Place where the teacher's weights are kept. gpu; cpu: offloaded to host memory and copied in for every forward
+        """Place of the teacher's weights. gpu; cpu: offloaded to host memory and copied in for every forward
         pass; auto: on the GPU if the estimated peak is then at most 85 % of its memory, else as cpu."""
 
         def __post_init__(self):
@@ -159,7 +159,8 @@ class ExponentialMovingAverage(Teacher):
     @dataclass(frozen=True)
     class Config(RateConfig):
         teacher_update_interval: str = "step"
-        """Moment at which the EMA moves. step: once per training step, as the authors; optimizer: after every optimizer step."""
+        """Moment at which the EMA moves. step: once per training step, as the authors; optimizer: after every optimizer
+        step."""
 
         def __post_init__(self):
             super().__post_init__()

@@ -91,7 +91,7 @@ def check(config: DictConfig) -> None:
 
 
 def _identity(tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield what changes training, as flat keys. Paths below `vars.dir` are taken relative to it: the folder may move."""
+    """Yield what changes training, as flat keys. Paths below `vars.dir` are relative to it: the folder may move."""
     folder = tree.get("vars", {}).get("dir", "")
     optim = tree["actor_rollout_ref"]["actor"]["optim"]
     falls = optim["lr_scheduler_type"] != "constant" or (optim["lr_warmup_steps_ratio"] or 0) > 0

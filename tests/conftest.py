@@ -1,4 +1,14 @@
+from importlib.util import find_spec
+
 from xdist.scheduler import LoadScopeScheduling
+
+# The environment of a GPU has no hypothesis, and its tests need none.
+if find_spec("hypothesis"):
+    from hypothesis import settings
+
+    # Examples take longer on a busy machine; tests assert no seconds.
+    settings.register_profile("patient", deadline=None)
+    settings.load_profile("patient")
 
 
 class WholeRunsApart(LoadScopeScheduling):

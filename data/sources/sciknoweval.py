@@ -1,7 +1,6 @@
 """SciKnowEval (arXiv 2406.09098), multiple choice."""
 
 from data.sources.catalog import Entry
-from data.sources.prompts import options_alike
 
 # Verbatim the text of the published splits, two-choice questions included, so that results stay comparable.
 SYSTEM = """
@@ -27,8 +26,8 @@ def to_record(row: dict, entry: Entry) -> dict:
     `row`: question, choices {text, label}, answerKey.
     """
     choices = row["choices"]
-    texts = options_alike(choices["text"])
-    options = "\n".join(f"{label}: {text}" for label, text in zip(choices["label"], texts, strict=True))
+    # As published, uneven full stops included, which mark one option alone in at most 3 of 841 rows of a split.
+    options = "\n".join(f"{label}: {text}" for label, text in zip(choices["label"], choices["text"], strict=True))
     return {
         "system": SYSTEM,
         "prompt": f"{row['question']}\n\n{options}\nPlease reason step by step.",

@@ -5,9 +5,9 @@ after another, and `verl.sdpo.loss` on the padded result.
 """
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from types import SimpleNamespace
 from unittest import mock
 
@@ -34,6 +34,7 @@ from verl.utils.device import get_device_id
 from verl.workers.config import FSDPEngineConfig, FSDPOptimizerConfig, HFModelConfig
 from verl.workers.engine import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
+from verl.workers.utils.losses import ppo_loss as ppo_loss_of_verl
 from verl.workers.utils.padding import response_from_nested
 
 TEMPERATURE = 0.7
@@ -43,9 +44,11 @@ CLOSE = {"rtol": 1e-3, "atol": 2e-6}
 
 
 def build_engine(path: str, *, strategy: str, forward_only: bool = False, **options) -> SelfDistillationEngine:
-    """options: compute ("fp32", "bf16"), lr, remove_padding, gradient_checkpointing, lora_rank, stays (whether a
-    forward-only model does, see PlacedEngine), and fields of FSDPEngineConfig."""
-    compute, lr, stays = options.pop("compute", "fp32"), options.pop("lr", 1e-3), options.pop("stays", None)
+    """options: compute ("fp32", "bf16"), lr, optimizer (fields of FSDPOptimizerConfig), remove_padding,
+    gradient_checkpointing, lora_rank, stays (whether a forward-only model does, see PlacedEngine), and fields of
+    FSDPEngineConfig."""
+    compute, stays = options.pop("compute", "fp32"), options.pop("stays", None)
+    optimizer = {"lr": options.pop("lr", 1e-3), "weight_decay": 0.0, **options.pop("optimizer", {})}
     engine = EngineRegistry.new(
         model_type=MODEL_TYPE,
         backend=strategy,
@@ -65,7 +68,7 @@ def build_engine(path: str, *, strategy: str, forward_only: bool = False, **opti
             use_torch_compile=False,
             **options,
         ),
-        optimizer_config=FSDPOptimizerConfig(lr=lr, weight_decay=0.0, total_training_steps=100),
+        optimizer_config=FSDPOptimizerConfig(total_training_steps=100, **optimizer),
         checkpoint_config=CheckpointConfig(),
     )
     if stays is not None:
@@ -263,6 +266,7 @@ def to_batch(samples: list[Sample], *, global_batch_size: int = 8, **settings) -
     tensors = {
         "input_ids": jagged(rows),
         "position_ids": jagged(torch.arange(len(row)) for row in rows),
+        "prompts": jagged(s.prompt for s in samples),
         "responses": jagged(s.response for s in samples),
         "response_mask": jagged(s.mask for s in samples),
         "loss_mask": jagged(torch.cat([torch.zeros_like(s.prompt), s.mask]) for s in samples),
@@ -282,10 +286,19 @@ def to_batch(samples: list[Sample], *, global_batch_size: int = 8, **settings) -
     return tu.get_tensordict(tensors, non_tensor_dict={**defaults, **settings})
 
 
-def train(student: SelfDistillationEngine, samples: list[Sample], **settings) -> dict:
-    """One optimizer step on the rank's share of the samples; what the engine reported."""
-    with student.train_mode():
-        return student.train_batch(to_batch(rank_share(samples), **settings), None)["metrics"]
+def train(student: SelfDistillationEngine, samples: list[Sample], *, by_verl: bool = False, **settings) -> dict:
+    """One optimizer step on the rank's share of the samples; what the engine reported. by_verl: verl's own PPO."""
+    data, loss = to_batch(rank_share(samples), **settings), partial(ppo_loss_of_verl, student.actor_config)
+    with student.train_mode(), verls_engine(by_verl):
+        return student.train_batch(data, loss if by_verl else None)["metrics"]
+
+
+@contextmanager
+def verls_engine(is_on: bool) -> Iterator[None]:
+    """Run verl's own forward and backward in SDPO's engine."""
+    methods = {name: getattr(FSDPEngineWithLMHead, name) for name in ("forward_step", "forward_backward_batch")}
+    with mock.patch.multiple(SelfDistillationEngine, **methods) if is_on else nullcontext():
+        yield
 
 
 def gradients_of(
@@ -312,9 +325,7 @@ def infer_raw(engine: SelfDistillationEngine, samples: list[Sample], **settings)
 def infer(engine: SelfDistillationEngine, samples: list[Sample], *, by_verl: bool = False, **settings) -> dict:
     """`log_probs` and `entropy` at the response tokens (flat), as the trainer reads them off the engine's output."""
     data = to_batch(samples, calculate_entropy=True, **settings)
-    source = FSDPEngineWithLMHead if by_verl else SelfDistillationEngine
-    methods = {name: getattr(source, name) for name in ("forward_step", "forward_backward_batch")}
-    with engine.eval_mode(), torch.no_grad(), mock.patch.multiple(SelfDistillationEngine, **methods):
+    with engine.eval_mode(), torch.no_grad(), verls_engine(by_verl):
         output = engine.forward_backward_batch(data, None, forward_only=True)["model_output"]
     return {name: response_from_nested(value.cpu(), data["response_mask"]).values() for name, value in output.items()}
 

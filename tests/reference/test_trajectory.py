@@ -44,19 +44,10 @@ def steps() -> list[list[Attempt]]:
 @pytest.fixture(scope="module")
 def model_path(tmp_path_factory) -> str:
     """A random model whose distributions are far from uniform."""
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=stream.read()[1],
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=2048,
-        initializer_range=0.05,
-    )
     # verl loads a tokenizer, which nothing here reads.
     folder = build_model(tmp_path_factory.mktemp("model"))
+    config = LlamaConfig.from_pretrained(folder, vocab_size=stream.read()[1], initializer_range=0.05)
+    torch.manual_seed(0)
     LlamaForCausalLM(config).save_pretrained(folder)
     return str(folder)
 

@@ -9,6 +9,7 @@ from ray.actor import ActorHandle
 from transfer_queue import KVBatchMeta
 
 from verl.sdpo.config import VERLS_TRAINERS, is_sdpo
+from verl.sdpo.runs import checkpoints
 from verl.sdpo.teacher_rows import Sample
 from verl.sdpo.trainer.hooks import Extension, Update
 from verl.sdpo.trainer.roles import use_self_distillation_worker
@@ -137,7 +138,7 @@ class ExtendedTrainer(Trainer):
 
     def _load_checkpoint(self) -> None:
         trainer = self.config.trainer
-        self.checkpoints.choose_complete(trainer)
+        checkpoints.choose_complete(trainer)
         super()._load_checkpoint()
         if not self.global_steps:
             return

@@ -4,7 +4,7 @@
 """
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -65,11 +65,3 @@ class CheckpointSaver:
         """Name an older checkpoint as the latest; one that is not named yet never will be."""
         self._unnamed = None
         checkpoints.commit(self._root, step)
-
-    def choose_complete(self, trainer: Mapping) -> None:
-        """Let verl resume from the newest complete checkpoint.
-
-        Args:
-            trainer: the block of the configuration.
-        """
-        checkpoints.choose_complete(trainer)
